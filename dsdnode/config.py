@@ -16,7 +16,7 @@ import platformdirs
 from dsdnode.addresses import parse_address, read_host
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
-from dsdnode.files import replacing
+from dsdnode.files import reading, replacing
 from dsdnode.wire.messages import MAX_LAYERS
 
 AUTO = "auto"
@@ -40,6 +40,8 @@ MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
 """Of a configuration or a scenario."""
+MAX_BITS = 63
+"""Of a whole number in one: none has a use for more, and neither have floats, nor what shows numbers."""
 MAX_SWARM_FILE_BYTES = 64 * 1024
 MAX_LIFE_DIGITS = 8
 NO_DRAFT = "none"
@@ -250,7 +252,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 def read_whole(path: Path, what: str) -> bytes:
     """All of a file that is to be short; of a longer one the end would go unread. Raises BadInput."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadInput(f"cannot read the {what} {path}: {error.strerror or error}") from None
@@ -276,10 +278,10 @@ def parse_size(text: str) -> int:
         raise BadInput(f"{text!r} is not a size: write it like 6GB, 512MiB or 1000000 (bytes)")
     number, prefix, binary = match.groups()
     base = 1024 if binary else 1000
-    size_bytes = int(float(number) * base ** " KMGT".index(prefix.upper() or " "))
-    if not 0 < size_bytes < 1 << 60:
+    size_bytes = float(number) * base ** " KMGT".index(prefix.upper() or " ")
+    if not 1 <= size_bytes < 1 << 60:
         raise BadInput(f"{text!r} is not a size that can be used")
-    return size_bytes
+    return int(size_bytes)
 
 
 def parse_byte_rate(text: str) -> int:
@@ -297,10 +299,10 @@ def parse_rate(text: str) -> int:
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise BadInput(f"{text!r} is not a rate: write it like 20Mbit/s, 1.5Mbit/s or 8000000 (bits a second)")
-    bits_per_s = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    bits_per_s = float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " ")
     if not MIN_RELAY_BITS_PER_S <= bits_per_s <= MAX_RELAY_BITS_PER_S:
         raise BadInput(f"{text!r} is not a rate that can be used: 1Mbit/s to 100Gbit/s, or none (--no-relay)")
-    return bits_per_s
+    return int(bits_per_s)
 
 
 def parse_hours(text: str) -> Hours:

@@ -1,20 +1,27 @@
-"""Files that are written, and folders that are trusted.
+"""Files that are read and written, and folders that are trusted.
 
-An output is a regular file or a name that is free. A link is followed: what it points to is written, the link stays.
-Anything else is refused in words: a device or a pipe would be replaced, or be waited for without end.
+An input may be a pipe, as a shell's <(...) is, but not one that nobody writes into. An output is a regular file or a
+name that is free. A link is followed: what it points to is written, the link stays. Anything else is refused in words:
+a device or a pipe would be replaced, or be waited for without end.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import secrets
+import select
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from dsdnode.errors import BadInput
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _KINDS = {
     stat.S_IFBLK: "a device",
@@ -23,6 +30,10 @@ _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
 }
+WRITER_S = 5.0
+"""So long somebody may take to open the other end of a pipe."""
+SILENT_S = 60.0
+"""So long he may write nothing: he may be asked for a passphrase."""
 
 
 def shown(path: Path) -> str:
@@ -39,6 +50,47 @@ def at_home(said: str) -> Path:
     except RuntimeError:
         name = said.partition("/")[0]
         raise BadInput(f"{said}: there is no home folder {name} here (a file of that name is ./{said})") from None
+
+
+def reading(path: Path) -> BinaryIO:
+    """To be read; of a pipe that nothing comes from `read` raises TimeoutError. Raises OSError, ValueError."""
+    if stat.S_ISFIFO(path.stat().st_mode):
+        return cast(BinaryIO, io.BufferedReader(_Pipe(os.open(path, os.O_RDONLY | os.O_NONBLOCK))))
+    return path.open("rb")
+
+
+class _Pipe(io.RawIOBase):
+    """An end to read from that waits for whoever writes, but not for ever."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._patience_s = WRITER_S
+
+    def fileno(self) -> int:
+        return self._file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        while True:
+            has_come, _, _ = select.select([self._file], [], [], self._patience_s)
+            try:
+                num = os.readv(self._file, [buffer])
+            except BlockingIOError:  # somebody has it open
+                if self._patience_s == SILENT_S and not has_come:
+                    raise TimeoutError(errno.ETIMEDOUT, "it is a pipe, and nothing comes from it") from None
+                self._patience_s = SILENT_S
+                continue
+            if not num and not has_come:
+                raise TimeoutError(errno.ETIMEDOUT, "it is a pipe that nobody writes into")
+            self._patience_s = SILENT_S
+            return num
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._file)
+        super().close()
 
 
 def output(path: Path) -> Path:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode import files
 from dsdnode.errors import BadInput
-from dsdnode.files import check_own, output, replacing, shown, words
+from dsdnode.files import check_own, output, reading, replacing, shown, words
 
 
 @contextmanager
@@ -156,3 +157,20 @@ def test_one_s_own_data_dir_is_fine_and_so_is_none_yet(tmp_path: Path) -> None:
         tmp_path.chmod(mode)
         check_own(tmp_path)
     check_own(tmp_path / "none")
+
+
+def test_a_pipe_is_read_to_its_end_however_it_comes_but_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SILENT_S", 0.01)
+    path = pipe(tmp_path)
+    with reading(path) as alice:
+        bob = os.open(path, os.O_WRONLY)
+        os.write(bob, b"one line\nhalf a")
+        assert alice.readline() == b"one line\n"
+        with pytest.raises(TimeoutError, match="nothing comes from it"):
+            alice.read()  # bob has gone to sleep
+    with reading(path) as alice:
+        os.write(bob, b" line")
+        os.close(bob)
+        assert alice.read() == b" line"

@@ -80,8 +80,15 @@ class Daemon:
         return cpu_s(self.process.pid)
 
     def _ended(self) -> DsdError:
+        """With its own last word and exit code, if it had one."""
         said = self._log.read_text(errors="replace").splitlines()
-        return DsdError("a daemon did not start:\n" + "\n".join(said[-10:]))
+        told = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        if not told:
+            return DsdError("a daemon did not start:\n" + "\n".join(said[-10:]))
+        error = DsdError(f"a daemon did not start: {told[-1]}")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            error.exit_code = max(error.exit_code, self.process.wait(STOP_WITHIN_S))
+        return error
 
 
 def cpu_s(pid: int) -> tuple[float, float]:

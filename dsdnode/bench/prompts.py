@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from codecs import BOM_UTF8
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsdnode.errors import BadInput
+from dsdnode.files import reading
 from dsdnode.models.problems import final_answer, problems
 
 KEYS = ("question", "prompt")
@@ -32,7 +34,7 @@ def read_prompts(path: Path | None, num: int, seed: int) -> list[Prompt]:
     if path is None:
         return [Prompt(problem.question, problem.result) for problem in problems(SEED + seed, num)]
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             found = list(itertools.islice(_parse(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), path), num))
     except OSError as error:
         raise BadInput(f"cannot read the prompts {path}: {error.strerror or error}") from None
@@ -60,7 +62,14 @@ def _parse(lines: Iterator[bytes], path: Path) -> Iterator[Prompt]:
 def _result(row: dict[str, object]) -> int | None:
     """GSM8K's answers end in `#### 42`."""
     answer = row.get("answer")
-    return final_answer("answer is " + answer.rpartition("####")[2].strip()) if isinstance(answer, str) else None
+    return answer_of("answer is " + answer.rpartition("####")[2].strip()) if isinstance(answer, str) else None
+
+
+def answer_of(text: str) -> int | None:
+    """As `final_answer`; None also for a number of thousands of digits, which Python reads none of."""
+    with contextlib.suppress(ValueError):
+        return final_answer(text)
+    return None
 
 
 def of_length(prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:

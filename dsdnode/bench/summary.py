@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 
 from dsdnode.bench.measure import MeasuredCrowd, MeasuredReply
-from dsdnode.bench.prompts import Prompt
+from dsdnode.bench.prompts import Prompt, answer_of
 from dsdnode.client.client import ReplyStats
-from dsdnode.models.problems import final_answer
 from dsdnode.wire.replies import PlanChange
 
 
@@ -140,7 +139,7 @@ def details_of(
         relaxed_share=_share(replies, lambda one: one.relaxed, lambda one: one.completion_tokens),
         covered_share=_share(replies, lambda one: one.covered, lambda one: one.judged - one.accepted),
         num_differing_replies=len(differing(replies, plain)),
-        right=sum(final_answer(reply.text) == result for reply, result in known),
+        right=sum(answer_of(reply.text) == result for reply, result in known),
         num_known=len(known),
         recoveries=sum(reply.stats.recoveries for reply in replies),
         plans=longest.stats.plans,

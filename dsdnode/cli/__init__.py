@@ -5,6 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from types import TracebackType
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C before `main` hears of it: all that is imported may take an old machine a second."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _import_structlog() -> None:
@@ -20,6 +27,7 @@ def _import_structlog() -> None:
         del sys.modules["rich"]
 
 
+sys.excepthook = _tell
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which multiplies nothing large here: threads only cost
 gc.set_threshold(20_000, 20, 50)  # 50,000 objects are imported, and stay: to look for garbage among them is an eighth
 _import_structlog()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsdnode.cli import control, render
-from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.cli.options import PATH, Number, common_options, json_option, load
 from dsdnode.cli.settings import ENV_PREFIX
 from dsdnode.errors import BadInput
 from dsdnode.node.status import NodeStatus
@@ -24,9 +24,7 @@ MAX_SHARDS = 64
 MAX_MS = 60_000.0
 
 
-@click.command(
-    epilog="\b\nExample:\n  dsdnode bench --shards 4 --latency-ms 50 --stage-ms 10 --draft-ms 3 --plot speeds.svg"
-)
+@click.command(epilog="\b\nExample:\n  dsdnode bench --shards 4 --latency-ms 50 --stage-ms 10 --plot speeds.svg")
 @click.option(
     "--schemes",
     default="plain,rounds-4,rounds-8,default",
@@ -58,7 +56,12 @@ MAX_MS = 60_000.0
     "--stage-ms", metavar="MS", help="A decode of a shard takes at least so long ...; or one a shard (14/14/70)."
 )
 @click.option("--stage-slope-ms", metavar="MS", help="... and so much more for each position in it.")
-@click.option("--draft-ms", metavar="MS", help="A token of the draft model; a position that it is only fed costs 1/16.")
+@click.option(
+    "--draft-ms",
+    type=Number(0, MAX_MS),
+    metavar="MS",
+    help="A token of the draft model; a position that it is only fed costs 1/16.",
+)
 @click.option(
     "--slow-down",
     metavar="SHARD:FACTOR:TOKEN",
@@ -66,7 +69,7 @@ MAX_MS = 60_000.0
 )
 @click.option(
     "--prompts",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help='JSON lines with "question" (GSM8K) or "prompt" (HumanEval); else generated problems.',
 )
@@ -96,22 +99,16 @@ MAX_MS = 60_000.0
     metavar="f32|f16|q8",
     help="Type of hidden states; several: every scheme in each.",
 )
-@click.option(
-    "--temperature", default=0.0, show_default=True, type=click.FloatRange(0, 10), metavar="T", help="0 is greedy."
-)
+@click.option("--temperature", default=0.0, show_default=True, type=Number(0, 10), metavar="T", help="0 is greedy.")
 @click.option(
     "-t", "--threads", default=1, show_default=True, type=click.IntRange(1, 256), metavar="N", help="Of each engine."
 )
-@click.option(
-    "-m", "--model", type=click.Path(path_type=Path), metavar="PATH", help="Target (the bundled demo target)."
-)
-@click.option(
-    "-md", "--model-draft", type=click.Path(path_type=Path), metavar="PATH", help="Draft model (the bundled one)."
-)
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the figures (.svg, .png, .pdf).")
+@click.option("-m", "--model", type=PATH, metavar="PATH", help="Target (the bundled demo target).")
+@click.option("-md", "--model-draft", type=PATH, metavar="PATH", help="Draft model (the bundled one).")
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw the figures (.svg, .png, .pdf).")
 @click.option(
     "--record",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Write what the draft model makes of each token of plain's replies, for `dsdnode sim`.",
 )
@@ -166,7 +163,6 @@ def _config(flags: dict[str, Any]) -> BenchConfig:
     shards = _numbers("--shards", flags["shards"], ",", 1, MAX_SHARDS, whole=True)
     sessions = _numbers("--sessions", flags["sessions"], ",", 1, MAX_SHARDS, whole=True)
     latencies = flags["latency_ms"].split(",")
-    draft = flags["draft_ms"]
     stage, slope = flags["stage_ms"], flags["stage_slope_ms"]
     return BenchConfig(
         schemes=parse_schemes(flags["schemes"], flags["wire"]),
@@ -177,7 +173,7 @@ def _config(flags: dict[str, Any]) -> BenchConfig:
         loss=_per_shard("--loss", flags["loss"], 0.9),
         stage_ms=None if stage is None else _per_shard("--stage-ms", stage, MAX_MS),
         stage_slope_ms=None if slope is None else _per_shard("--stage-slope-ms", slope, MAX_MS),
-        draft_ms=None if draft is None else _numbers("--draft-ms", draft, "/", 0, MAX_MS)[0],
+        draft_ms=flags["draft_ms"],
         prompts=flags["prompts"],
         num_prompts=flags["num_prompts"],
         prompt_tokens=flags["prompt_tokens"],
@@ -222,7 +218,7 @@ def _slow_down(text: str | None) -> SlowDown | None:
     if len(parts) != 3:
         raise BadInput(f"--slow-down is SHARD:FACTOR:TOKEN, as 2:5:50; not {text!r}")
     shard, factor, token = (
-        _numbers("--slow-down", part, "/", 0, 1e6, whole)[0]
+        _numbers("--slow-down", part, ":", 0, 1e6, whole)[0]
         for part, whole in zip(parts, (True, False, True), strict=True)
     )
     return SlowDown(int(shard), factor, int(token))

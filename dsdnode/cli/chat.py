@@ -54,7 +54,8 @@ async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", exa
             if not text.strip():
                 continue
             try:
-                if not await _turn(state, text, terminal):
+                turn = _turn(state, text)
+                if not await (_interruptible(turn) if terminal else turn):
                     return
             except DsdError as error:
                 if not terminal:
@@ -63,7 +64,7 @@ async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", exa
             await streams.room()
         if example and not (terminal or state.messages):
             click.echo(f"> {example}", err=True)
-            await _turn(state, example, terminal)
+            await _turn(state, example)
 
 
 async def _greeting(client: Client) -> str:
@@ -72,7 +73,7 @@ async def _greeting(client: Client) -> str:
     return f"{names} · /help lists the commands, Ctrl-C stops a reply, Ctrl-D leaves"
 
 
-async def _turn(state: ChatState, text: str, terminal: bool) -> bool:
+async def _turn(state: ChatState, text: str) -> bool:
     """One line of input; False to leave."""
     if not parse_text(text, "what was typed").startswith("/"):
         if state.messages and state.messages[-1]["role"] == "user":
@@ -80,15 +81,14 @@ async def _turn(state: ChatState, text: str, terminal: bool) -> bool:
         state.messages.append({"role": "user", "content": text})
     elif (again := await slash.obey(state, text)) is not slash.Then.REPLY:
         return again is slash.Then.GO_ON
-    answering = answer(state)
-    await (_interruptible(answering) if terminal else answering)
+    await answer(state)
     return True
 
 
-async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
-    """Run it to its end or to the first Ctrl-C."""
+async def _interruptible(turn: Coroutine[Any, Any, bool]) -> bool:
+    """Run it to its end or to the first Ctrl-C, which ends no chat: a swarm may be asked for seconds, too."""
     loop = asyncio.get_running_loop()
-    task = loop.create_task(work)
+    task = loop.create_task(turn)
     stopped = asyncio.Event()
 
     def stop() -> None:
@@ -98,10 +98,11 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
     before = signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, stop)
     try:
-        await task
+        return await task
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
+        return True
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, before)

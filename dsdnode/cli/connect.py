@@ -55,6 +55,8 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], I
         here = await control.ask(settings["data_dir"], "connection", control.Connection)
     except NotRunning:
         remembered = _remembered(settings)
+        if not remembered and control.is_held(settings["data_dir"]):
+            raise
         if not remembered:
             raise NotRunning(
                 "no node is running here and no swarm is known (there is no public one): run `dsdnode start`, or pass "

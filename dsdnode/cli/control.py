@@ -9,7 +9,9 @@ import fcntl
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ import msgspec
 import structlog
 
 from dsdnode.errors import BadInput, DsdError, NotRunning
-from dsdnode.files import check_own
+from dsdnode.files import check_own, words
 
 SOCKET = "control.sock"
 MAX_REQUEST_BYTES = 4096
@@ -26,6 +28,9 @@ MAX_SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 108 bytes on Linux, 104 elsewhere."""
 REQUEST_TIMEOUT_S = 15.0
 """Longer than a look at the swarm takes (FIND_TIMEOUT_S, SURVEY_S and a ping), whoever is in it."""
+TOLD_S, POLL_S, NUM_TRIES = 2.0, 0.05, 3
+GONE_WITHIN_S = 60.0
+"""Of a node that was told to end: twice as long as it drains."""
 
 Handler = Callable[[], Awaitable[Any]]
 T = TypeVar("T")
@@ -57,31 +62,60 @@ def hold(data_dir: Path) -> Iterator[None]:
         check_own(data_dir)
         file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise BadInput(f"cannot use {data_dir} as data dir: {error.strerror}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise BadInput(f"cannot use {data_dir} as data dir: {why}") from None
+    if not _take(file):
         os.close(file)
         raise DsdError(
             f"a node is already running on {data_dir} (`dsdnode status`); `dsdnode stop` ends it, "
             "another --data-dir gives a second one its own place"
-        ) from None
+        )
     try:
         yield
     finally:
         os.close(file)
 
 
-def wait_until_gone(data_dir: Path) -> None:
-    """Block until no daemon holds the data dir."""
+def _take(lock: int) -> bool:
+    """More than once: commands touch the lock for a moment, to know whether a daemon has it."""
+    for _ in range(NUM_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def is_held(data_dir: Path) -> bool:
+    """Is there a daemon, though it may not answer yet, or no more?"""
+    try:
+        with open(data_dir / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def wait_until_gone(data_dir: Path, tell: Callable[[str], None]) -> None:
+    """Block until no daemon holds the data dir; a word after TOLD_S. Raises DsdError when that takes too long."""
+    told_s, end_s = (time.monotonic() + wait_s for wait_s in (TOLD_S, GONE_WITHIN_S))
     with open(data_dir / "lock") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        while time.monotonic() < end_s:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            if time.monotonic() >= told_s:
+                told_s = inf
+                tell("it finishes its replies first, for half a minute at most (another `dsdnode stop` kills it)")
+            time.sleep(POLL_S)
+    raise DsdError(f"the node on {data_dir} was told to end and has not; another `dsdnode stop` kills it")
 
 
 @contextlib.asynccontextmanager
 async def serve(data_dir: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[None]:
     """Answer requests while the context lasts; the caller holds the data dir, so a socket found there is a dead one."""
-    (data_dir / SOCKET).unlink(missing_ok=True)
+    with words(data_dir / SOCKET):
+        (data_dir / SOCKET).unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
         with _socket_path(data_dir) as path:
@@ -100,11 +134,14 @@ async def serve(data_dir: Path, handlers: Mapping[str, Handler]) -> AsyncIterato
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Mapping[str, Handler]) -> None:
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            command = json.loads(await reader.readuntil(b"\n"))["command"]
-            answer = {"ok": True, "result": await handlers[command]()}
+            request = json.loads(await reader.readuntil(b"\n"))
+            if time.monotonic() > request.get("by", inf):  # we stood still, and whoever asked was told so
+                writer.close()
+                return
+            answer = {"ok": True, "result": await handlers[request["command"]]()}
     except DsdError as error:
         answer = {"ok": False, "error": str(error)}
-    except (ValueError, KeyError, TypeError, TimeoutError, EOFError, asyncio.LimitOverrunError):
+    except (ValueError, KeyError, TypeError, AttributeError, TimeoutError, EOFError, asyncio.LimitOverrunError):
         answer = {"ok": False, "error": "not a request that this node understands, or no answer in time"}
     except ConnectionError:
         writer.close()
@@ -121,12 +158,16 @@ async def ask(data_dir: Path, command: str, kind: type[T]) -> T:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             with _socket_path(data_dir) as path:
                 reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
-            writer.write(json.dumps({"command": command}).encode() + b"\n")
+            request = {"command": command, "by": time.monotonic() + REQUEST_TIMEOUT_S}
+            writer.write(json.dumps(request).encode() + b"\n")
             line = await reader.readline()
             writer.close()
     except TimeoutError:
         raise DsdError(f"the node on {data_dir} does not answer; its log may say why") from None
     except OSError:
+        if is_held(data_dir):
+            words = "is starting, or ending, and does not answer yet: its log says how far it is"
+            raise NotRunning(f"the node on {data_dir} {words}") from None
         raise NotRunning(f"no node is running on {data_dir}: start one with `dsdnode start`") from None
     if not line:
         raise NotRunning(f"the node on {data_dir} has just ended")

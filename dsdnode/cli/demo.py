@@ -36,27 +36,28 @@ EXAMPLE = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Be
 @click.option("--serve", is_flag=True, help="Serve a page and other programs' APIs until Ctrl-C, in place of a chat.")
 @click.option(
     "--api-port",
-    default=29180,
-    show_default=True,
     type=click.IntRange(0, 65535),
     metavar="PORT",
-    help="Where --serve does (0: any).",
+    help="Where --serve does (29180; 0: any).",
 )
 @reply_flags.reply_options
 @json_option
 @common_options
-def demo(shards: int, prompt: str | None, serve: bool, api_port: int, as_json: bool, **flags: Any) -> None:
+def demo(shards: int, prompt: str | None, serve: bool, api_port: int | None, as_json: bool, **flags: Any) -> None:
     """Start a bootstrap, shards and a drafter as daemons of their own on the demo models, and talk with them."""
     wanted = reply_flags.take(flags)
     if serve and (as_json or prompt is not None):
         raise BadInput("--serve answers browsers and programs until Ctrl-C: it goes without --prompt and --json")
+    if api_port is not None and not serve:
+        raise BadInput("--api-port goes with --serve")
     if as_json and prompt is None:
         raise BadInput("--json goes with --prompt")
     request = None if prompt is None else text_request(wanted, prompt, raw=False)
     temporary = tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True)
     with leaving_by_exception(), temporary as folder:
         isolate(Path(folder), ENV_PREFIX)
-        gateway = ("--role", "gateway", "--api-port", str(api_port)) if serve else ()
+        port = () if api_port is None else ("--api-port", str(api_port))
+        gateway = ("--role", "gateway", *port) if serve else ()
         with _daemons(Path(folder), shards, gateway) as (join, drafter, api_url):
             settings = load({**flags, "join": (join,), "swarm_key": None})
             run_leaving(_wait_complete(settings))

@@ -46,7 +46,7 @@ class TerminalLines:
             kept: Any = Kept(str(history))
         except (OSError, BadInput):
             kept = InMemoryHistory()
-        self._session: Any = PromptSession(history=kept)
+        self._session: Any = PromptSession(history=kept, enable_suspend=True)
 
     async def read(self) -> str | None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -44,8 +45,22 @@ def chain(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+PATH = click.Path(path_type=Path, readable=False)
+"""Whoever opens it says why it cannot be read, with an exit code of its own."""
+
+
+class Number(click.FloatRange):
+    """From `min` to `max`, and a number: nan is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 common_options = chain(
-    click.option("--config", type=click.Path(path_type=Path), help="Read settings from this TOML file."),
+    click.option("--config", type=PATH, help="Read settings from this TOML file."),
     click.option("--data-dir", metavar="DIR", help="Identity, control socket, history and log; one daemon each."),
     click.option("--log-level", metavar="|".join(LOG_LEVELS), help="What is logged to stderr (info)."),
     click.option("--log-format", metavar="|".join(LOG_FORMATS), help="How it is logged (auto: pretty on a terminal)."),

@@ -19,13 +19,13 @@ MAX_PEERS = 1024
 
 
 def read_peers(raw: object, least_digits: int, *, may_be_empty: bool) -> tuple[str, ...]:
-    """Beginnings of ids, in hex, at least so long. Raises BadInput; unless it `may_be_empty`, also where words are said
-    that name nobody: a list of those who are let in that has become empty would let everybody in."""
+    """Beginnings of ids, in hex, at least so long. Raises BadInput; unless it `may_be_empty`, also where nobody is
+    named: a list of those who are let in that has become empty would let everybody in."""
     said = [raw] if isinstance(raw, str) else raw
     if not isinstance(said, list | tuple) or not all(isinstance(one, str) for one in said):
         raise BadInput("a list of texts is expected")
     found = dict.fromkeys(_read(word, least_digits) for text in said for word in _words(text))
-    if said and not found and not may_be_empty:
+    if not found and not may_be_empty:
         raise BadInput("it names no peer at all: leave it out where nobody is meant")
     if len(found) > MAX_PEERS:
         raise BadInput(f"{len(found)} peers are too many; {MAX_PEERS} at most")

@@ -33,7 +33,7 @@ def stop(**flags: Any) -> None:
     asyncio.run(control.ask(data_dir, "status", dict))
     with contextlib.suppress(NotRunning):  # killed by this second request: gone before it could answer
         asyncio.run(control.ask(data_dir, "stop", dict))
-    control.wait_until_gone(data_dir)
+    control.wait_until_gone(data_dir, lambda words: click.echo(words, err=True))
     click.echo("stopped")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from dsdnode.cli.settings import Settings
 from dsdnode.cli.wrapping import Wrapping, wrapping
 from dsdnode.config import MAX_FILE_BYTES, parse_text
 from dsdnode.errors import BadInput, DsdError
-from dsdnode.files import at_home
+from dsdnode.files import at_home, reading
 
 if TYPE_CHECKING:
     from dsdnode.client.client import GenerateRequest, ReplyStats
@@ -80,7 +81,7 @@ def _schema(text: str) -> Any:
     data = text.encode("utf-8", "surrogateescape")
     if text.startswith("@"):
         try:
-            with at_home(text[1:]).open("rb") as file:
+            with reading(at_home(text[1:])) as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise BadInput(f"--json-schema: {text[1:]} cannot be read: {error.strerror or error}") from None
@@ -116,7 +117,7 @@ def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool, system: s
 
 def _ids(text: str) -> list[int]:
     parts = text.replace(",", " ").split()
-    if not parts or len(parts) > MAX_PROMPT_TOKENS or not all(part.isascii() and part.isdigit() for part in parts):
+    if not parts or len(parts) > MAX_PROMPT_TOKENS or not all(re.fullmatch("[0-9]{1,19}", part) for part in parts):
         raise BadInput(f"--prompt-tokens is a list of token ids like 1,2,3, not {text[:40]!r}")
     return [int(part) for part in parts]
 

@@ -23,7 +23,8 @@ NOT_INSTALLED = 3
 """The exit code of `status`, as of commands that find no node running."""
 COMMAND_TIMEOUT_S = 60.0
 MARK = "written by `dsdnode service install`"
-NOT_IN_A_SERVICE = ("detach", "detached", "dry_run", "leash", "as_json")
+NOT_IN_A_SERVICE = {name: f"--{name}" for name in ("detach", "detached", "leash")}
+NOT_IN_A_SERVICE |= {"dry_run": "--dry-run", "as_json": "--json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +128,10 @@ def command_of(words: Sequence[str]) -> tuple[list[str], Settings]:
 
     Raises BadInput; and click's errors, as `start` itself would.
     """
-    flags = start.make_context("start", list(words)).params
-    said = [name for name in NOT_IN_A_SERVICE if flags[name]]
+    flags = start.make_context("dsdnode start", list(words)).params
+    said = [flag for name, flag in NOT_IN_A_SERVICE.items() if flags[name]]
     if said:
-        raise BadInput(f"a service runs in the foreground and answers nobody: leave --{said[0].replace('_', '-')} out")
+        raise BadInput(f"a service runs in the foreground and answers nobody: leave {said[0]} out")
     keys = {setting.key for setting in SETTINGS}
     settings = resolve({key: value for key, value in flags.items() if key in keys}, {}, flags["config"])
     rest = swarm_keys.without_keys(words)

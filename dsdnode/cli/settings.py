@@ -18,6 +18,7 @@ from dsdnode.config import (
     ACCEPTANCES,
     AUTO,
     GATEWAY,
+    MAX_BITS,
     MAX_DRAFT,
     MAX_SWARM_KEYS,
     MIN_UPLOAD_BYTES_PER_S,
@@ -186,6 +187,8 @@ def _known(key: str, where: str) -> Setting:
 
 
 def _parse(setting: Setting, raw: object, where: str) -> Any:
+    if isinstance(raw, int) and raw.bit_length() > MAX_BITS:
+        raise BadInput(f"{where}: a number of {raw.bit_length()} bits is out of range")
     try:
         return setting.parse(raw)
     except BadInput as error:
@@ -276,15 +279,20 @@ def _threshold(raw: object) -> float:
 
 
 def _size(raw: object) -> int:
-    return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else parse_size(_text(raw))
+    return parse_size(_amount(raw))
 
 
 def _rate(raw: object) -> int:
-    return parse_rate(str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw))
+    return parse_rate(_amount(raw))
 
 
 def _byte_rate(raw: object) -> int:
-    return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 0 else parse_byte_rate(_text(raw))
+    return parse_byte_rate(_amount(raw))
+
+
+def _amount(raw: object) -> str:
+    """In a file a number may stand without quotes."""
+    return str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw)
 
 
 def _download_rate(raw: object) -> int:

@@ -10,15 +10,15 @@ from typing import Any
 import click
 
 from dsdnode import files
-from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.cli.options import PATH, common_options, json_option, load
 from dsdnode.config import parse_layers
 from dsdnode.files import shown
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode split model.gguf --layers 0:16 -o model-0-16.gguf")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option("--layers", required=True, metavar="0:16|0-15", help="Half-open with a colon, inclusive with a dash.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The shard file to write.")
+@click.option("-o", "--output", required=True, type=PATH, help="The shard file to write.")
 @json_option
 @common_options
 def split(model: Path, layers: str, output: Path, as_json: bool, **flags: Any) -> None:

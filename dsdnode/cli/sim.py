@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from dsdnode.cli import render
-from dsdnode.cli.options import common_options, join_options, json_option, load
+from dsdnode.cli.options import PATH, Number, common_options, join_options, json_option, load
 from dsdnode.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ def sim() -> None:
 
 
 @sim.command("run", epilog="\b\nExample:\n  dsdnode sim run configs/sim/wan.toml --seed 7 --json --plot wan.svg")
-@click.argument("scenario", type=click.Path(path_type=Path))
+@click.argument("scenario", type=PATH)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Another one: other luck.")
-@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it (.svg, .png, .pdf).")
+@click.option("--plot", metavar="FILE", type=PATH, help="Draw it (.svg, .png, .pdf).")
 @json_option
 @common_options
 def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags: Any) -> None:
@@ -59,16 +58,16 @@ def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags
 @sim.command(
     "sweep",
     epilog="\b\nExample:\n  dsdnode sim sweep configs/sim/lan.toml --set links.latency_ms=1,10,50"
-    " --set policies.window=fixed,throughput --out results.jsonl",
+    " \\\n    --set policies.window=fixed,throughput --out results.jsonl",
 )
-@click.argument("scenario", type=click.Path(path_type=Path))
+@click.argument("scenario", type=PATH)
 @click.option(
     "--set", "axes", multiple=True, metavar="KEY=V[,V...]", help="A parameter and its values; repeatable: a grid."
 )
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each cell.")
-@click.option("--out", type=click.Path(path_type=Path), help="Results, a line each; what is there is not run again.")
+@click.option("--out", type=PATH, help="Results, a line each; what is there is not run again.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Processes (one a core).")
-@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it (.svg, .png, .pdf).")
+@click.option("--plot", metavar="FILE", type=PATH, help="Draw it (.svg, .png, .pdf).")
 @json_option
 @common_options
 def sim_sweep(
@@ -105,30 +104,20 @@ def sim_sweep(
         click.echo(sweep_table(rows))
 
 
-class _Number(click.FloatRange):
-    """From `min` to `max`, and a number: nan is in every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
-
-
-_MS = _Number(0, 60_000)
+_MS = Number(0, 60_000)
 
 
 def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `plan` is told of a swarm, unless it looks for itself."""
     options = (
         ("--stages", click.IntRange(1, 64), 4, "Shards that the model is cut into."),
-        ("--latency-ms", _Number(0, 500), 10.0, "Of a link, one way."),
+        ("--latency-ms", Number(0, 500), 10.0, "Of a link, one way."),
         ("--jitter-ms", _MS, 0.0, "A link takes up to so much more or less."),
-        ("--bandwidth-mbit", _Number(0, 1e6), 0.0, "Of each peer, each way (0: no limit)."),
+        ("--bandwidth-mbit", Number(0, 1e6), 0.0, "Of each peer, each way (0: no limit)."),
         ("--stage-ms", _MS, 14.0, "A stage takes so long for a block ..."),
         ("--stage-slope-ms", _MS, 6.0, "... and so long for each position in it."),
         ("--draft-ms", _MS, 5.0, "The drafter takes so long for a token."),
-        ("--state-bytes", click.IntRange(0), 8192, "Hidden states of a position (width x 2 in f16)."),
+        ("--state-bytes", click.IntRange(0, 1 << 30), 8192, "Hidden states of a position (width x 2 in f16)."),
         ("--layers", click.IntRange(1, 4096), 32, "Of the model."),
     )
     for name, kind, default, text in reversed(options):
@@ -138,13 +127,13 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @sim.command(
     "plan",
-    epilog="\b\nExample:\n  dsdnode sim plan --stages 4 --latency-ms 30 --stage-ms 10 --stage-slope-ms 2 --alone 3"
+    epilog="\b\nExample:\n  dsdnode sim plan --stages 4 --latency-ms 30 --stage-ms 10 --alone 3"
     "\n  dsdnode sim plan --join dsd://192.0.2.7:29170/KEY --my-draft-ms 6",
 )
 @_swarm_options
 @click.option(
     "--acceptance",
-    type=_Number(0, 1),
+    type=Number(0, 1),
     default=0.8,
     show_default=True,
     help="Share of the drafts that are right.",
@@ -156,7 +145,7 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Recorded replies of the pair (bench --record) in place of --acceptance.",
 )
 @click.option("--users", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies at once.")
-@click.option("--alone", type=_Number(0, 1e6, min_open=True), help="Tokens a second that you get without a swarm.")
+@click.option("--alone", type=Number(0, 1e6, min_open=True), help="Tokens a second that you get without a swarm.")
 @click.option("--my-draft-ms", type=_MS, help="This machine's time for a draft token.")
 @click.option("--my-stage-ms", type=_MS, help="This machine's time for a block, had it all layers ...")
 @click.option("--my-stage-slope-ms", type=_MS, default=0.0, help="... and for each position in it.")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 MAX_READY_BYTES = 64 * 1024
 REACHED_S = 10.0
 """So long it may take to be reached, by way of a relay perhaps, before anything is said of it."""
+QUIET_S = 10.0
+"""So long a detached start may take before a word: models are loaded, members called."""
 log = structlog.get_logger()
 
 
@@ -339,13 +342,15 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[s
         )
     assert child.stdout is not None
     try:
+        if not select.select([child.stdout], [], [], QUIET_S)[0]:
+            click.echo(f"not ready yet; what it does is in {shown(path)}, and Ctrl-C ends it", err=True)
         line = child.stdout.readline(MAX_READY_BYTES)
     except KeyboardInterrupt:
         child.terminate()
         raise
     if not line:
         code, said = child.wait(), path.read_bytes()
-        return _explain(code, said[begin if begin <= len(said) else 0 :].decode(errors="replace"))
+        return _explain(code, said[begin if begin <= len(said) else 0 :].decode(errors="replace"), path)
     _print_ready(msgspec.json.decode(line, type=Ready), as_json, config, bool(api_key))
     _keep(lent, as_json, config)
     if not as_json:
@@ -381,8 +386,11 @@ def _log_file(config: NodeConfig) -> Path:
     return config.data_dir / "node.log"
 
 
-def _explain(code: int, said: str) -> int:
-    """The node ended before it was ready: pass on its own last word and exit code."""
+def _explain(code: int, said: str, log_file: Path) -> int:
+    """The node ended before it was ready: pass on its own last word and exit code, or why it could not say any."""
+    if not said:
+        with words(log_file), log_file.open("ab") as file:
+            file.write(b"the node ended before it was ready, without a word\n")
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     if code <= 0 or not errors:
         raise DsdError("the node ended before it was ready:\n" + "\n".join(said.splitlines()[-20:]))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dsdnode.cli import codes
 from dsdnode.errors import BadInput
-from dsdnode.files import at_home, replacing
+from dsdnode.files import at_home, reading, replacing
 
 MAX_KEY_CHARACTERS = 1024
 """So a pipe takes any of them at once."""
@@ -64,12 +64,14 @@ def read_secret(said: object, what: str) -> str:
 
 def _first_line(path: Path, what: str) -> str:
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             if open_to(file.fileno(), stat.S_IRWXO | stat.S_IWGRP):
                 raise BadInput(f"the {what} in {path} can be read or changed by others: chmod 600 {path}")
             return file.read(4 * MAX_KEY_CHARACTERS + 1).partition(b"\n")[0].decode("utf-8-sig").strip()
-    except (OSError, ValueError):
-        raise BadInput(f"cannot read the {what} from {path}") from None
+    except OSError as error:
+        raise BadInput(f"cannot read the {what} from {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise BadInput(f"cannot read the {what} from {path}: it is not UTF-8 text") from None
 
 
 def open_to(file: int | Path, whom: int) -> bool:

@@ -8,6 +8,7 @@ import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from dsdnode.config import MAX_BITS
 from dsdnode.errors import BadInput
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ def _needed(field: dataclasses.Field[Any]) -> bool:
 
 def _value(kind: Any, raw: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(raw, int) and raw.bit_length() > MAX_BITS:
+        raise BadInput(f"{where}: a number of {raw.bit_length()} bits is out of range")
     if origin in (Union, types.UnionType):
         return _first(arguments, raw, where)
     if origin is Literal:

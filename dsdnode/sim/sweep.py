@@ -147,13 +147,12 @@ def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None])
     yield from (known[cell.key] for cell in todo if cell.key in known)
     with words(out):
         _drop_half_a_line(out)
-        file = out.open("a")
-    with file, workers(jobs) as pool:
+        out.open("a").close()
+    with workers(jobs) as pool:
         for future in as_completed([pool.submit(run_cell, cell) for cell in missing]):
             result = future.result()
-            with words(out):
+            with words(out), out.open("a") as file:  # closed at once: a full disk may say so only then
                 file.write(result.line() + "\n")
-                file.flush()
             told(_said(result.set))
             yield result
 

@@ -8,16 +8,21 @@ before it, the draft model's own choice of token i is the target's; `confidence`
 
 from __future__ import annotations
 
-import json
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Annotated
+
+import msgspec
 
 from dsdnode.errors import BadInput
+from dsdnode.files import reading
 
 MAX_FILE_BYTES = 256 << 20
+MAX_RECORDED_TOKENS = 1 << 17
+"""As a scenario's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +94,20 @@ class RecordedPair:
 Pair = SyntheticPair | RecordedPair
 
 
+class _Line(msgspec.Struct, frozen=True):
+    """What a line has to say; what else is in it is others'."""
+
+    accepted: tuple[bool | int, ...]
+    confidence: tuple[float, ...] | None = None
+    entropy: tuple[float, ...] | None = None
+    second: tuple[bool | int, ...] | None = None
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_RECORDED_TOKENS)] | None = None
+
+
 def read_traces(path: Path) -> RecordedPair:
     """Raises BadInput."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             lines = file.read(MAX_FILE_BYTES).removeprefix(BOM_UTF8).splitlines()
     except OSError as error:
         raise BadInput(f"cannot read the trace {path}: {error.strerror or error}") from None
@@ -106,18 +121,15 @@ def read_traces(path: Path) -> RecordedPair:
 
 def _parse(line: bytes, where: str) -> Trace:
     try:
-        raw = json.loads(line)
-        accepted = tuple(bool(value) for value in raw["accepted"])
-        num = len(accepted)
-        confidence = tuple(float(value) for value in raw.get("confidence") or [0.5] * num)
-        entropy = tuple(float(value) for value in raw.get("entropy") or [0.5] * num)
-        second = tuple(bool(value) for value in raw.get("second") or [False] * num)
-        prompt_tokens = int(raw.get("prompt_tokens") or 0)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadInput(f"{where} is no trace of a reply ({type(error).__name__}: {error})") from None
+        raw = msgspec.json.decode(line, type=_Line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput(f"{where} is no trace of a reply ({error})") from None
+    accepted, num = tuple(map(bool, raw.accepted)), len(raw.accepted)
+    confidence, entropy = tuple(raw.confidence or [0.5] * num), tuple(raw.entropy or [0.5] * num)
+    second = tuple(map(bool, raw.second or [False] * num))
     if not num == len(confidence) == len(entropy) == len(second):
         raise BadInput(f"{where}: accepted, confidence, entropy and second are not of one length")
-    return Trace(accepted, confidence, entropy, second, prompt_tokens)
+    return Trace(accepted, confidence, entropy, second, raw.prompt_tokens or 0)
 
 
 def _join(one: Trace, other: Trace) -> Trace:

@@ -8,19 +8,24 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import structlog
+
+from dsdnode.errors import DsdError
 
 _LOG_ERRORS = 40
 
 
 @contextmanager
 def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Ctrl-C, or any error, does not wait for what is being simulated."""
+    """Ctrl-C, or any error, does not wait for what is being simulated. Raises DsdError where the system ends one."""
     with ProcessPoolExecutor(jobs, initializer=_begin) as pool:
         try:
             yield pool
+        except BrokenProcessPool:
+            raise DsdError("a process that simulates was killed, for want of memory perhaps: run fewer") from None
         except BaseException:
             for process in multiprocessing.active_children():
                 process.terminate()

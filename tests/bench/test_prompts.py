@@ -16,9 +16,11 @@ def test_gsm8k_has_questions_with_results_and_humaneval_prompts(tmp_path: Path) 
     file.write_text(
         '{"question": "How many ducks?", "answer": "Two and two.\\n#### 1,004"}\n\n'
         '{"task_id": "HumanEval/0", "prompt": "def ducks():\\n"}\n'
+        '{"question": "All ducks?", "answer": "#### ' + 5000 * "9" + '"}\n'
         '{"question": "beyond"}\n'
     )
-    assert read_prompts(file, 2, seed=0) == [Prompt("How many ducks?", 1004), Prompt("def ducks():\n")]
+    expected = [Prompt("How many ducks?", 1004), Prompt("def ducks():\n"), Prompt("All ducks?")]
+    assert read_prompts(file, 3, seed=0) == expected
 
 
 def test_without_a_file_they_are_made_up_the_same_each_time() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from dsdnode.cli.main import main
 from dsdnode.client import client
 from dsdnode.client.client import Finished, GenerateRequest, Piece
-from dsdnode.swarm.info import ModelInfo
+from dsdnode.swarm.info import ModelInfo, PeerInfo
 from tests.cli.known import MODELS, STATS
 
 PULSE_S = 0.01
@@ -68,6 +68,11 @@ class EchoClient:
 
     async def models(self) -> list[ModelInfo]:
         return MODELS
+
+    async def peers(self) -> list[PeerInfo]:
+        print("looking for them", flush=True)
+        await asyncio.Event().wait()
+        return []
 
     def restrict(self, choice: Any) -> None:
         pass

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dsdnode.bench.daemons import Daemon, take_down
+from dsdnode.errors import DsdError
 from dsdnode.sim.traces import read_traces
 from tests.bench.test_report import KEYS
 from tests.cli.conftest import ROOT, Result
@@ -37,10 +39,13 @@ COMMAND = [sys.executable, "-m", "dsdnode.cli", "bench"]
         (("--sessions", "1,0"), "--sessions: '0' is not a whole number"),
         (("--slow-down", "1:5"), "--slow-down is SHARD:FACTOR:TOKEN"),
         (("--slow-down", "1.5:5:50"), "--slow-down: '1.5' is not a whole number"),
+        (("--slow-down", "1/2:5:50"), "--slow-down: '1/2' is not a whole number"),
         (("--slow-down", "1:5:0.5"), "--slow-down: '0.5' is not a whole number"),
         (("--prompts", "/nowhere/at/all"), "cannot read the prompts /nowhere/at/all"),
         (("--record", "/nowhere/at/all"), "there is no folder /nowhere/at"),
         (("--plot", "chart.gif"), "--plot chart.gif: name it .svg"),
+        (("--temperature", "nan"), "'nan' is not a number"),
+        (("--draft-ms", "1/2"), "'1/2' is not a valid float"),
         (("--num-prompts", "0"), "Invalid value for '--num-prompts'"),
     ],
 )
@@ -56,6 +61,11 @@ def test_what_cannot_be_measured_is_refused_in_words(
 def test_a_model_that_is_none_is_refused(call: Callable[..., Result], home: Path) -> None:
     (home / "no.gguf").write_bytes(b"no")
     assert call("bench", "-m", home / "no.gguf").code == 5
+    drafter = Daemon(home / "d", "--role", "drafter", "-md", str(home / "no.gguf"))
+    with pytest.raises(DsdError, match=r"^a daemon did not start: .*no.gguf: not a GGUF file$") as caught:
+        drafter.ready()
+    take_down([drafter])
+    assert caught.value.exit_code == 5
 
 
 def test_what_was_recorded_before_stays_where_nothing_is_measured(call: Callable[..., Result], home: Path) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from dsdnode.cli.report import protection_of
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import DsdError, EngineLost, ModelRefused, NoPipeline, NotRunning, PeerUnavailable
 from dsdnode.models import demo_target
-from tests.cli.conftest import JOIN, Result, Swarm
+from tests.cli.conftest import JOIN, ROOT, Result, Swarm
 
 Call = Callable[..., Result]
 
@@ -35,7 +39,7 @@ def test_every_help_ends_with_an_example(call: Call, path: tuple[str, ...]) -> N
     assert result.code == 0
     example = result.out.rstrip().partition("Example")[2]
     assert "dsdnode" in example or "scripts/demo" in example
-    assert len(example.splitlines()) <= 3
+    assert len(example.splitlines()) <= 3 and max(map(len, result.out.splitlines())) <= 80
 
 
 def truncated(home: Path) -> Path:
@@ -82,6 +86,7 @@ SPLIT = ("-o", "out.gguf", "--layers")
         (("run",), 2, "give a prompt"),
         (("run", "x", "--prompt-tokens", "1"), 2, "not both"),
         (("run", "--prompt-tokens", "1,two"), 2, "token ids like 1,2,3"),
+        (("run", "--prompt-tokens", 5000 * "9"), 2, "token ids like 1,2,3"),
         (("run", " "), 2, "the prompt is empty"),
         (("run", "x", "--temperature", "hot"), 2, "temperature is a number from 0 to 100, not 'hot'"),
         (("run", "x", "--top-p", "0"), 2, "top_p is a number"),
@@ -95,6 +100,7 @@ SPLIT = ("-o", "out.gguf", "--layers")
         (("stop",), 3, "start one with `dsdnode start`"),
         (("demo", "--shards", "99"), 2, "--shards 1 to "),
         (("demo", "--json"), 2, "--json goes with --prompt"),
+        (("demo", "--api-port", "0"), 2, "--api-port goes with --serve"),
     ],
 )
 def test_bad_input_gets_a_line_and_its_exit_code(
@@ -202,6 +208,14 @@ def test_the_entry_point_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 2
+
+
+def test_ctrl_c_before_all_is_imported_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "platformdirs.py").write_text("import os\nos.kill(os.getpid(), 2)\n")  # in the midst of it
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "dsdnode.cli", "status"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_what_a_system_leaves_out_of_the_cage_is_said() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode import files
 from dsdnode.cli import control
 from dsdnode.engine.gguf import file_sha256
 from dsdnode.errors import NotRunning
@@ -142,3 +143,35 @@ async def test_a_daemon_that_dies_as_it_answers_has_just_ended(tmp_path: Path, m
         async with control.serve(tmp_path, {}):
             with pytest.raises(NotRunning, match="has just ended"):
                 await control.ask(tmp_path, "status", dict[str, int])
+
+
+def test_whether_a_file_can_be_read_says_whoever_opens_it(
+    call: Call, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not click, which would call a model that alice may not read wrong usage."""
+    monkeypatch.setattr("os.access", lambda *asked, **how: False)
+    assert call("split", demo_target(), "--layers", "0:1", "-o", home / "part.gguf").code == 0
+
+
+# --- pipes: a shell's <(...) is one, and so is what somebody has forgotten in a folder
+
+READERS = {
+    "configuration": ("config", "show", "--config", ""),
+    "friends": ("start", "--allow", "@"),
+    "swarm key": ("start", "--swarm-key", "@"),
+    "schema": ("run", "hello", "--json-schema", "@"),
+    "prompts": ("bench", "--prompts", ""),
+    "scenario": ("sim", "run", ""),
+    "trace": ("sim", "plan", "--trace", ""),
+}
+
+
+@pytest.mark.parametrize("command", READERS.values(), ids=list(READERS))
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for(
+    call: Call, home: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(files, "WRITER_S", 0.01)
+    os.mkfifo(home / "pipe", 0o600)
+    refused = call(*command[:-1], f"{command[-1]}{home / 'pipe'}")
+    assert (refused.code, refused.out) == (2, "")
+    assert str(home / "pipe") in refused.err and "a pipe that nobody writes into" in refused.err

@@ -85,9 +85,11 @@ def test_systemd_itself_finds_no_fault_in_it(home: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--layerz", "0:4"], "layerz"),
+        (["--layerz", "0:4"], "Try 'dsdnode start --help'"),
         (["--hours", "at night"], "are no hours"),
         (["--detach"], "leave --detach out"),
+        (["--json"], "leave --json out"),
+        (["--dry-run"], "leave --dry-run out"),
         (["--swarm-key", "open sesame"], "--swarm-key @FILE"),
         (["--name", "a\nExecStartPre=evil"], "one line"),
     ],

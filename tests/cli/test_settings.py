@@ -145,6 +145,7 @@ def test_the_example_files_are_right() -> None:
         ("threads = 'many'", "threads: 'many' is not a whole number"),
         ("threads = true", "threads"),
         ("threads = 0", "from 1 to 1024"),
+        (f"threads = 0x{5000 * 'f'}", "a number of 20000 bits is out of range"),
         ("strict = 'perhaps'", "neither true nor false"),
         ("wire = 'f8'", "f32, f16"),
         ("window = 'wide'", "choose from throughput"),
@@ -167,6 +168,8 @@ def test_the_example_files_are_right() -> None:
         ("join = ['192.0.2.1:29170']", "is not a join address"),
         ("swarm_key = '@/no/such/file'", "cannot read the swarm key"),
         ("max_memory = 'lots'", "is not a size"),
+        (f"max_memory = {10**18 * 10}", "a number of 64 bits is out of range"),
+        (f"max_upload = '{400 * '9'}GB'", "is not a rate"),
         ("threads = ", "is not TOML"),
         ("\x80", "is not TOML"),
     ],
@@ -209,6 +212,7 @@ def test_a_list_of_friends_that_names_nobody_is_none(tmp_path: Path, said: str) 
             ({key: (word,)}, {}, ""),
             ({}, {f"DSDNODE_{key.upper()}": word}, ""),
             ({}, {}, f"{key} = ['{word}']"),
+            ({}, {}, f"{key} = []"),
         ):
             file = write(tmp_path / "node.toml", told)
             if key == "block":

@@ -110,6 +110,7 @@ def test_a_plan_is_not_told_what_it_looks_for_itself(call: Call) -> None:
     assert call("sim", "plan", "--trace", "/none").code == 2
     for wrong in ("nan", "inf", "-1", "soon"):
         assert call("sim", "plan", "--latency-ms", wrong).code == 2
+    assert call("sim", "plan", "--state-bytes", 400 * "9").code == 2
 
 
 @pytest.mark.parametrize("name", ["chart.svg", "chart.png"])

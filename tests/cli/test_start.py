@@ -198,15 +198,15 @@ def test_a_wrong_swarm_key_gets_nothing(call: Call, daemon: Start) -> None:
     assert "swarm key" in result.err
 
 
-def test_detach_returns_when_ready_and_stop_ends_it(call: Call, home: Path) -> None:
-    words = ("--role", "bootstrap", "--listen", "tcp://127.0.0.1:0", "--data-dir", str(home / "d"))
-    command = [sys.executable, "-m", "dsdnode.cli", "start", "--detach", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+def test_detach_returns_when_ready_and_stop_ends_it(call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsdnode.cli.start.QUIET_S", 0.0)
+    done = call(*NODE, "bootstrap", "--detach", "--data-dir", home / "d")
     try:
-        assert done.returncode == 0, done.stderr
-        assert "dsdnode start --join dsd://127.0.0.1:" in done.stdout
-        assert str(home / "d" / "node.log") in done.stdout
-        assert f"`dsdnode stop --data-dir {home / 'd'}` ends it" in done.stdout
+        assert done.code == 0, done.err
+        assert done.err == f"not ready yet; what it does is in {home / 'd' / 'node.log'}, and Ctrl-C ends it\n"
+        assert "dsdnode start --join dsd://127.0.0.1:" in done.out
+        assert f"its log in {home / 'd' / 'node.log'}" in done.out
+        assert f"`dsdnode stop --data-dir {home / 'd'}` ends it" in done.out
     finally:
         assert call("stop", "--data-dir", home / "d").code == 0
 
@@ -220,6 +220,25 @@ def test_a_detached_start_that_fails_says_why(home: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and "is in use" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_detached_start_that_can_log_nothing_says_why(home: Path) -> None:
+    """The disk is full: no key can be made, and nothing be said of it."""
+    full = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+    command = [
+        *full,
+        sys.executable,
+        "-m",
+        "dsdnode.cli",
+        *NODE,
+        "bootstrap",
+        "--detach",
+        "--data-dir",
+        str(home / "d"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {home / 'd' / 'node.log'} cannot be written: File too large\n"
 
 
 def test_a_bug_in_the_daemon_is_not_the_askers(call: Call, daemon: Start) -> None:

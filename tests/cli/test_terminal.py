@@ -87,6 +87,10 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_leaves(terminal: Callable[..., Terminal
     alice.see("You said babble!")
     alice.type(CTRL_C)
     alice.see("\x1b[?25h")
+    alice.type(b"/peers\r")
+    alice.see("looking for them")
+    alice.type(CTRL_C)
+    alice.see("\x1b[?25h")
     alice.type(b"hello\r")
     alice.see("You said hello!")
     alice.see("tok/s")
@@ -96,6 +100,15 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_leaves(terminal: Callable[..., Terminal
     alice.see("\x1b[?25h")
     alice.type(CTRL_D)
     assert alice.left() == 0
+
+
+def test_ctrl_z_is_the_shell_s_and_no_text(terminal: Callable[..., Terminal]) -> None:
+    """Here no shell is there that could go on with it: the system leaves it alone."""
+    alice = terminal()
+    alice.type(b"\x1a")
+    alice.see("\x1b[?25h")
+    alice.type(b"hello\r")
+    alice.see("You said hello!")
 
 
 def test_accepted_drafts_can_be_coloured(terminal: Callable[..., Terminal]) -> None:

@@ -50,7 +50,7 @@ CHOICE: Final = {
     "allowed-model": Mutation(
         "dsdnode.client.drafters:Drafters.allowed", ' if one.role != "drafter" or self.choice.takes(one.peer_id)', ""
     ),
-    "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "said and not found and not may_be_empty", "False"),
+    "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "not found and not may_be_empty", "False"),
     "paused-new": Mutation("dsdnode.node.shard.sessions:Sessions.refusal", "self._admission.rests_for(owner)", "False"),
     "paused-own": Mutation(ADMISSION + "rests_for", "and not (", "and not (False and "),
     "paused-own-user": Mutation(ADMISSION + "rests_for_others", " and USER not in self._reasons", ""),

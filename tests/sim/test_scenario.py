@@ -26,6 +26,7 @@ def test_those_that_come_along_can_be_read(path: Path) -> None:
         ({"peers": PEERS, "links": {"latency_ms": "3"}}, "'3' is not a number"),
         ({"peers": PEERS, "links": {"latency_ms": -3}}, "not negative"),
         ({"peers": PEERS, "links": {"latency_ms": float("nan")}}, "nan is not finite"),
+        ({"peers": PEERS, "links": {"latency_ms": 10**400}}, "a number of 1329 bits is out of range"),
         ({"peers": [{"role": "shard"}]}, "one of drafters"),
         ({"peers": [{"count": 3}]}, "role must be given"),
         ({"peers": [*PEERS, {"role": "boss"}]}, "'boss' is not one of shard, drafter, bootstrap"),

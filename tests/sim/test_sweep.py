@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,18 @@ def test_a_sweep_goes_on_where_it_was_broken_off(scenario: Path, tmp_path: Path)
     assert {json.loads(line)["key"] for line in out.read_text().splitlines()} == {one.key for one in both}
     plain, drafted = ([one for one in both if one.set == {"policies.draft_max": num}] for num in (0, 4))
     assert not plain[0].figures.drafted and drafted[0].figures.drafted
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(scenario: Path, tmp_path: Path) -> None:
+    out, cells = tmp_path / "out.jsonl", sweep.cells(scenario, [], seeds=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(BadInput, match=r"out\.jsonl cannot be written"):
+            list(sweep.run(cells, out, 1, lambda text: None))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(list(sweep.run(cells, out, 1, lambda text: None))) == len(out.read_text().splitlines()) == 1
 
 
 def test_lines_are_as_they_always_were() -> None:

@@ -37,6 +37,10 @@ def test_replies_are_read_in_order_and_longer_ones_go_on_with_another(tmp_path: 
         ({"confidence": [1]}, "line 1 is no trace"),
         ({"accepted": [1], "confidence": [0.1, 0.2]}, "not of one length"),
         ({"accepted": []}, "no recorded reply"),
+        ({"accepted": "yes"}, "line 1 is no trace"),
+        ({"accepted": [1], "entropy": [float("nan")]}, "line 1 is no trace"),
+        ({"accepted": [1], "prompt_tokens": -5}, "line 1 is no trace"),
+        ({"accepted": [1], "prompt_tokens": 10**12}, "line 1 is no trace"),
     ],
 )
 def test_what_is_no_trace_is_refused(line: object, complaint: str, tmp_path: Path) -> None:

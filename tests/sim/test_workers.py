@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from dsdnode.errors import DsdError
 from dsdnode.sim.workers import workers
 
 LONGER_THAN_A_TEST_S = 600.0
@@ -39,6 +41,13 @@ def test_ctrl_c_does_not_wait_for_what_is_being_simulated() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         sweep()
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_the_system_kills_is_no_bug() -> None:
+    """It had no memory left for what alice simulates."""
+    with pytest.raises(DsdError, match="was killed, for want of memory perhaps"), workers(1) as pool:
+        pool.submit(os._exit, 1).result()
     assert not multiprocessing.active_children()
 
 
