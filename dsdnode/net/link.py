@@ -15,7 +15,7 @@ from typing import Protocol
 
 import zmq
 
-from dsdnode.addresses import Nearness, is_ip, nearness, parse_address
+from dsdnode.addresses import is_ip, parse_address
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Call, Way
@@ -173,11 +173,6 @@ class DealerOwner(Protocol):
         """The dealer is closed; its queue is for the owner to move or drop."""
 
 
-def _is_far_enough(ip: str, least: Nearness) -> bool:
-    near = nearness(ip.partition("%")[0])
-    return near is not None and near >= least
-
-
 class Dealer(Link):
     """A connection that we make: addresses are called side by side until one answers; then HELLO, then messages.
 
@@ -301,9 +296,10 @@ class Dealer(Link):
         except (OSError, UnicodeError):
             pass
         else:
-            hosts = [ip for ip in found if _is_far_enough(ip, named.near)]
+            plain = [ip for ip in found if "%" not in ip]  # (else it has a zone: it is of one cable, and no address)
+            hosts = [ip for ip in plain if named.may_lead_to(ip)]
             if found and not hosts:
-                why = f"{host} leads to an address that nobody far away may name"
+                why = f"{host} leads to an address that nobody {'far away may name' if plain else 'calls: it has a zone'}"
             ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]
         self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips]
         if not ips:

@@ -25,7 +25,7 @@ DOORS: Final = {
     "ban-closes": Mutation("dsdnode.net.router:Router.forget", "            self._close(inbound.descriptor)\n", ""),
     "named-nearer": Mutation("dsdnode.net.peers:Peer.hear", " if may_name(teacher.near, address)", ""),
     "said-nearer": Mutation("dsdnode.net.peers:Peer.ways", " if may_name(near, one)", ""),
-    "resolved-nearer": Mutation("dsdnode.net.link:_is_far_enough", "near is not None and near >= least", "True"),
+    "resolved-nearer": Mutation("dsdnode.net.call:Way.may_lead_to", "near is not None and near >= self.near", "True"),
     "resolved-told": Mutation("dsdnode.net.resolver:Resolver.hosts", "(self._told, self._slots)", "(self._slots,)"),
     "resolved-reached": Mutation("dsdnode.net.peers:Peer.ways", "hearsay=way.address not in own", "hearsay=False"),
     "resolved-by-user": Mutation("dsdnode.net.link:Dealer._resolve", "hosts(host, named.by_user)", "hosts(host)"),
