@@ -299,7 +299,9 @@ class Dealer(Link):
             plain = [ip for ip in found if "%" not in ip]  # (else it has a zone: it is of one cable, and no address)
             hosts = [ip for ip in plain if named.may_lead_to(ip)]
             if found and not hosts:
-                why = f"{host} leads to an address that nobody {'far away may name' if plain else 'calls: it has a zone'}"
+                why = (
+                    f"{host} leads to an address that nobody {'far away may name' if plain else 'calls: it has a zone'}"
+                )
             ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]
         self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips]
         if not ips:

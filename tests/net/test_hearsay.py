@@ -103,6 +103,20 @@ async def test_nor_by_a_name_that_leads_here(start: Start, monkeypatch: pytest.M
         assert calls != []
 
 
+async def test_nor_by_a_name_where_both_call_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory says that she listens there, and that her router lets alice in now."""
+    alice, _ = await acquainted(start, far=True)
+    async with victim() as (address, calls):
+
+        async def hosts(_: Resolver, name: str, by_user: bool) -> list[str]:
+            return ["127.0.0.1"]
+
+        monkeypatch.setattr(Resolver, "hosts", hosts)
+        at = f"tcp://mallory.example:{address.rpartition(':')[2]}"
+        assert not await inside(alice).paths.call_punched(MALLORY.peer_id, at)
+        assert calls == []
+
+
 async def test_names_that_mallory_has_alice_look_up_do_not_hold_up_what_alice_s_user_has_named(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

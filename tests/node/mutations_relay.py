@@ -81,9 +81,8 @@ RELAY: Final = {
     "path-asked-back": Mutation(
         "dsdnode.swarm.shortcuts:Shortcuts._may_go_now", " and _now() >= rest.until_s - TRY_AGAIN_S + ASKED_BACK_S", ""
     ),
-    "punch-near": Mutation(
-        "dsdnode.net.paths:Paths.may_call", "all(may_name(Nearness.WORLD, one) for one in named)", "True"
-    ),
+    "punch-near": Mutation("dsdnode.net.paths:_is_far", "may_name(Nearness.WORLD, address)", "True"),
+    "punch-name": Mutation("dsdnode.net.paths:_is_far", " and is_ip(parse_address(address)[0])", ""),
     "punch-asked": Mutation(PUNCHING + "_on_punch", "not self._punches.spend(peer, asked_s)", "False"),
     "punch-met": Mutation(PUNCHING + "_on_punch", "len(self._met) >= MAX_MET", "False"),
     "punch-relayed": Mutation(PUNCHING + "_on_punch", "paths.kind(peer) is not LinkKind.RELAYED", "False"),
