@@ -39,6 +39,7 @@ RELAY: Final = {
     "relay-per-caller": Mutation(BOOK + "dial", ">= limits.circuits_per_caller", "> 9999"),
     "relay-house": Mutation(BOOK + "dial", "machine_of(host)", "host"),
     "relay-dials": Mutation(BOOK + "dial", "not self._dials.spend(caller.address, now)", "False"),
+    "relay-told": Mutation(BOOK + "dial", "not self._calls.spend(reservation.peer, now)", "False"),
     "relay-vain": Mutation(BOOK + "dial", "now < vain.until_s", "False"),
     "relay-vain-callee": Mutation("dsdnode.net.relay.book:_way", "callee.peer", 'b""'),
     "relay-vain-memory": Mutation(BOOK[:-1], "lambda: LRUCache(MAX_REMEMBERED)", "lambda: LRUCache(1 << 20)"),

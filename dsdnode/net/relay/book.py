@@ -41,6 +41,9 @@ class Limits:
     dials_burst: float = 16.0
     """Of one caller: a drafter opens both lanes to all stages at once."""
     dials_per_s: float = 4.0
+    calls_burst: float = 32.0
+    """That one callee is told of; it leaves a relay that says more than 256 things in 20 s (agent.py)."""
+    calls_per_s: float = 8.0
     reservations: int = 64
     """Each with a connection, and a port that is listened on."""
     reservations_per_caller: int = 8
@@ -125,6 +128,7 @@ class Book:
     _vain: LRUCache[tuple[str, bytes], _Vain] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
     _connections: Credits = field(init=False)
     _dials: Credits = field(init=False)
+    _calls: Credits = field(init=False)
     _words: Credits = field(init=False)
     _rates: Rates = field(init=False)
 
@@ -132,6 +136,7 @@ class Book:
         limits = self.limits
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
         self._dials = Credits(limits.dials_burst, limits.dials_per_s)
+        self._calls = Credits(limits.calls_burst, limits.calls_per_s)
         self._words = Credits(16, 1)
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 
@@ -217,6 +222,8 @@ class Book:
         to_callee = [one for one in circuits if one.callee.peer == reservation.peer]
         if sum(one.caller.address == caller.address for one in circuits) >= limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
+        if not self._calls.spend(reservation.peer, now):
+            raise self._refuse("this peer is called too often")
         ended: list[Circuit] = []
         if len(to_callee) >= limits.circuits_per_callee:
             words = "this peer has as many circuits as it may have"

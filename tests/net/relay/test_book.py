@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from dsdnode.errors import Overloaded
 from dsdnode.identity import Identity
 from dsdnode.net.relay import frames
+from dsdnode.net.relay.agent import MAX_FRAMES, Patience
 from dsdnode.net.relay.book import Book, Circuit, Limits, Reservation, limits_for
 from tests.net.relay.ends import BOB, CAROL, MALLORY, ROSE
 
@@ -216,12 +218,27 @@ def test_callees_of_mallory_s_that_answer_nobody_keep_alice_from_nobody_else() -
 
 
 def test_what_is_remembered_of_callers_is_bounded() -> None:
-    book = book_of()
+    book = book_of(calls_burst=1e9)
     reserved(book)
     for number in range(4200):
         book.end(0, dialled(book, host=f"198.{number >> 8}.{number & 255}.1"))
     assert len(book._vain) == 4096 == len(book._dials)
     assert book.num_circuits == 0 == len(book._by_flow)
+
+
+def test_whoever_calls_bob_is_told_of_no_oftener_than_he_stays_for() -> None:
+    """Mallory calls him from as many houses as she likes; carol is called as before."""
+    book, told, ping_s = book_of(), 0, Patience().ping_s
+    reserved(book), reserved(book, CAROL)
+    for step in range(round(8 * ping_s)):
+        for number in range(4):
+            with contextlib.suppress(Overloaded):
+                book.end(step / 8, dialled(book, step / 8, host=f"2001:db8:{step:x}:{number:x}00::1"))
+                told += 1
+    assert 150 < told < MAX_FRAMES / 1.25
+    with pytest.raises(Overloaded, match="this peer is called too often"):
+        dialled(book, ping_s - 1 / 8)
+    dialled(book, ping_s, callee=CAROL)
 
 
 def test_guests_of_the_network_that_has_most_make_room() -> None:
