@@ -61,6 +61,8 @@ class Limits:
     """For a callee to call back."""
     idle_s: float = 120.0
     circuit_s: float = 3600.0
+    unanswered_s: float = 10.0
+    """Of one that stands, and whose callee has not sent a byte: its ROUTER does so at once."""
     unanswered: int = 5
     """Circuits of one caller to one callee in a row that were of no use; then it waits before it calls that one."""
     unanswered_pause_s: float = 60.0
@@ -289,10 +291,11 @@ class Book:
     def overdue_circuits(self, now: float) -> list[Circuit]:
         """Those that stand. Whoever waits for its callee has a time of its own."""
         limits = self.limits
+        longest = {True: limits.circuit_s, False: limits.unanswered_s}
         return [
             one
             for one in self._circuits.values()
-            if one.accepted and (now >= one.used_s + limits.idle_s or now >= one.since_s + limits.circuit_s)
+            if one.accepted and (now >= one.used_s + limits.idle_s or now >= one.since_s + longest[one.answered])
         ]
 
     def overdue_reservations(self, now: float) -> list[Reservation]:

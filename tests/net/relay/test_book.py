@@ -161,10 +161,14 @@ def test_a_reservation_ends_with_its_lease_or_in_silence() -> None:
 def test_a_circuit_ends_when_it_is_idle_and_after_an_hour() -> None:
     book = book_of()
     reserved(book)
-    busy, idle = dialled(book), dialled(book)
+    busy, idle, vain = dialled(book), dialled(book), dialled(book)
     assert book.overdue_circuits(200) == []
-    for one in (busy, idle):
+    for one in (busy, idle, vain):
         assert accepted(book, one)
+        book.carried(0, one, 1, by_callee=one is not vain)
+    book.carried(9, vain, 1, by_callee=False)
+    assert book.overdue_circuits(9.9) == [] and book.overdue_circuits(10) == [vain], "nobody says a word to her"
+    book.end(10, vain)
     assert book.overdue_circuits(119) == []
     for now in range(100, 3600, 100):
         book.carried(now, busy, 1, by_callee=False)
