@@ -107,6 +107,7 @@ RELAY: Final = {
     "relayed-nothing": Mutation(RELAYS + "reserved", "if not terms.bytes_per_s:", "if False:"),
     "relayed-address": Mutation(RELAYS + "reserved", "filter(is_address, (", "iter(("),
     "relaying-own": Mutation(RELAYING + "_own_hosts", "is_ip(host) and leads_here(host)", "True"),
+    "relaying-name": Mutation(RELAYING + "_choose", "filter(is_ip, hosts)", "hosts"),
     "relaying-cut-off": Mutation(RELAYING + "_is_fit", "not self._reach.is_cut_off and ", ""),
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
     "relaying-most": Mutation(RELAYING + "_be_reached", "len(self._chosen) < most and ", ""),
