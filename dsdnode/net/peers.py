@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
@@ -21,11 +21,20 @@ MAX_CLAIMS = 3
 """Of what others say about where a peer can be dialled. A later claim takes the place of one that proved wrong."""
 
 
+def _always(teacher: Teacher, address: str) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class _Claim:
     contact: Contact
     teacher: Teacher
     failed: bool = False
+
+    def is_idle(self, addresses: Collection[str], can_pay: Callable[[Teacher, str], bool]) -> bool:
+        """Would one of these addresses be called on its teacher's word, and cannot be, for nothing is left to him?"""
+        own = [one for one in self.contact.addresses if one in addresses]
+        return not self.failed and not all(can_pay(self.teacher, one) for one in own)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,13 +85,18 @@ class Peer:
         """What it says of itself, else what it was introduced by."""
         return self.said or self.given or next((claim.contact for claim in self.claims), None)
 
-    def hear(self, contact: Contact, teacher: Teacher) -> bool:
-        """Somebody says where it can be dialled. False: that is no news, or not to be believed."""
+    def hear(self, contact: Contact, teacher: Teacher, can_pay: Callable[[Teacher, str], bool] = _always) -> bool:
+        """Somebody says where it can be dialled. False: that is no news, or not to be believed. `can_pay`: is anything
+        left to somebody for a call there? What nobody may try on the word of who has said it keeps nothing out."""
         addresses = tuple(address for address in contact.addresses if may_name(teacher.near, address))
+        idle = [claim for claim in self.claims if claim.teacher != teacher and claim.is_idle(addresses, can_pay)]
+        for claim in idle:
+            self.claims.remove(claim)
         if not addresses or any(claim.contact.addresses == addresses for claim in self.claims):
-            return False
+            return bool(idle)
         if len(self.claims) == MAX_CLAIMS:
-            wrong = next((claim for claim in self.claims if claim.failed), None)
+            vain = (claim for claim in self.claims if claim.failed or claim.is_idle(claim.contact.addresses, can_pay))
+            wrong = next(vain, None)
             if wrong is None:
                 return False
             self.claims.remove(wrong)

@@ -194,7 +194,8 @@ class ZmqTransport:
         except ValueError:
             return  # a key that nobody can have
         if teacher is not None:
-            if peer.hear(contact, teacher if isinstance(teacher, Teacher) else self._as_teacher(teacher)):
+            by, now = teacher if isinstance(teacher, Teacher) else self._as_teacher(teacher), self._loop.time()
+            if peer.hear(contact, by, lambda *call: self._links.dials.has_left(now, *call)):
                 peer.retry_at = 0.0
         elif peer.given != contact:
             peer.given, peer.retry_at = contact, 0.0
@@ -318,9 +319,8 @@ class ZmqTransport:
         self._links.received(link, frames)
 
     def _lost(self, peer: bytes, why: str, at_s: float) -> None:
-        if not self._closed:
-            for callback in list(self._callbacks):
-                callback(peer, why, at_s)
+        for callback in () if self._closed else list(self._callbacks):
+            callback(peer, why, at_s)
 
     def doubt(self, peer: bytes) -> None:
         known = self._links.book.get(peer)

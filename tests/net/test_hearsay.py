@@ -16,6 +16,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET, Teacher
+from dsdnode.net.peers import MAX_CLAIMS
 from dsdnode.net.resolver import MAX_ASKED, Resolver
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Contact
@@ -225,6 +226,26 @@ async def test_of_many_claims_those_that_proved_wrong_make_room(start: Start) ->
         await unreachable(alice, CAROL)
         alice.transport.introduce(carol.transport.contact, MALLORY.peer_id)
         await alice.ping(CAROL.peer_id, timeout_s=5)
+
+
+@pytest.mark.parametrize("knows_carol", [True, False])
+async def test_what_nobody_calls_on_mallory_s_word_keeps_carol_from_nobody(start: Start, knows_carol: bool) -> None:
+    """She was first, with carol's address among others or with lies alone, and names so many that she has used up what
+    she may: her word for carol is never tried, and so it never proves wrong. Bob says where carol is."""
+    alice, _ = await acquainted(start)
+    carol, bob = await start(b"c"), await start(b"b")
+    bob.transport.introduce(alice.transport.contact)
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+    links, home = inside(alice)._links, carol.transport.contact.addresses
+    for port in range(2000, 2000 + MAX_CLAIMS):
+        claim = (*home * knows_carol, f"tcp://127.0.0.1:{port}")
+        alice.transport.introduce(Contact(CAROL.public_key, claim), MALLORY.peer_id)
+    now, mallory_s_word = asyncio.get_running_loop().time(), links.book.get(MALLORY.peer_id).as_teacher
+    while links.dials.allow(now, mallory_s_word, f"tcp://127.0.0.1:{port}"):
+        port += 1
+    assert "is not called again yet" in await unreachable(alice, CAROL)
+    alice.transport.introduce(carol.transport.contact, BOB.peer_id)
+    await alice.ping(CAROL.peer_id, timeout_s=5)
 
 
 # --- calls of our own

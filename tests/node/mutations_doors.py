@@ -48,6 +48,9 @@ DOORS: Final = {
     "claims-wrong": Mutation(
         "dsdnode.net.peers:Peer.unanswered", "claim.failed |= address in claim.contact.addresses", "pass"
     ),
+    "claims-idle": Mutation(
+        "dsdnode.net.peers:_Claim.is_idle", "not all(can_pay(self.teacher, one) for one in own)", "False"
+    ),
     "reached-alone": Mutation(HOMES + "reached", " if address in answering", ""),
     "told-nearer": Mutation("dsdnode.swarm.discovery:Discovery._closest", " if may_name(near, one)", ""),
     "home-shown": Mutation(HOMES + "may_show", "record.withdrawn or all(", "True or all("),
