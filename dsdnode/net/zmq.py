@@ -93,7 +93,7 @@ class ZmqTransport:
         self.paths = Paths(self._links, self._router, self.outlook, self.relays, self._open_router)
         self._house: House | None = None
         if self._follows and not advertise:
-            self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
+            self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate, identity)
 
     @classmethod
     async def open(
