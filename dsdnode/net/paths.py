@@ -47,7 +47,7 @@ class Paths:
 
     def on_detour(self, callback: Callable[[bytes], None]) -> None:
         """Have `callback(peer)` called when a peer calls by way of a relay, and nothing leads straight to it."""
-        self._links.on_detour(callback)
+        self._links.on_detour.append(callback)
 
     def kind(self, peer: bytes) -> LinkKind | None:
         """How the link leads that short messages take; None: there is none."""
