@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
 from dsdnode.identity import curve_public_key, peer_id
@@ -116,13 +116,12 @@ class Peer:
         best: dict[str, Way] = {}
         for way in (*ways, *self.reached.values()):
             best.setdefault(way.address, self.reached.get(way.address, way))
-        own = self.given.addresses if self.given is not None else ()
-        return [replace(way, hearsay=way.address not in own) for way in best.values()][:MAX_ADDRESSES]
+        return list(best.values())[:MAX_ADDRESSES]
 
     def answered(self, way: Way, host: str, relayed: bool = False) -> None:
         """A call of ours led to it; `host`: the IP address."""
         self.reached.pop(way.told, None)
-        self.reached[way.told] = Way(way.told, way.near, host=host, relayed=relayed)
+        self.reached[way.told] = Way(way.told, way.near, host=host, relayed=relayed, hearsay=not way.by_user)
         self.silent.discard(way.told)
         while len(self.reached) > MAX_ADDRESSES:
             first = next(iter(self.reached))

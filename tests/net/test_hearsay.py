@@ -121,7 +121,8 @@ async def test_nor_by_a_name_where_both_call_at_once(start: Start, monkeypatch: 
 async def test_names_that_mallory_has_alice_look_up_do_not_hold_up_what_alice_s_user_has_named(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their name server is silent. She tells of others', of her own, and of one that has led to her before."""
+    """Their name server is silent. She tells of others', of her own, and of some that have led to her before: so she is
+    among those whom alice keeps in the table of her DHT."""
     alice, _ = await acquainted(start)
     bob, told = await start(b"b"), threading.Event()
 
@@ -133,7 +134,10 @@ async def test_names_that_mallory_has_alice_look_up_do_not_hold_up_what_alice_s_
     monkeypatch.setattr(socket, "getaddrinfo", of_loopback)
     known = inside(alice)._links.book.get(MALLORY.peer_id)
     for number in range(MAX_ASKED):
-        known.answered(Way(f"tcp://then{number}.mallory.example:29170", Nearness.WORLD), "127.0.0.1")
+        known.answered(
+            Way(f"tcp://then{number}.mallory.example:29170", known.as_teacher.near, known.as_teacher), "127.0.0.1"
+        )
+    alice.transport.introduce(Contact(MALLORY.public_key, alice.transport.sighting(MALLORY.peer_id).reached))
     known.said = Contact(MALLORY.public_key, ("tcp://said.mallory.example:29170",))
     assert [way.by_user for way in known.ways()] == [False] * (MAX_ASKED + 1)
     calls = [asyncio.create_task(alice.transport.reach(MALLORY.peer_id, "tcp://said.mallory.example:29170"))]

@@ -27,7 +27,7 @@ DOORS: Final = {
     "said-nearer": Mutation("dsdnode.net.peers:Peer.ways", " if may_name(near, one)", ""),
     "resolved-nearer": Mutation("dsdnode.net.call:Way.may_lead_to", "near is not None and near >= self.near", "True"),
     "resolved-told": Mutation("dsdnode.net.resolver:Resolver.hosts", "(self._told, self._slots)", "(self._slots,)"),
-    "resolved-reached": Mutation("dsdnode.net.peers:Peer.ways", "hearsay=way.address not in own", "hearsay=False"),
+    "resolved-reached": Mutation("dsdnode.net.peers:Peer.answered", "hearsay=not way.by_user", "hearsay=False"),
     "resolved-by-user": Mutation("dsdnode.net.link:Dealer._resolve", "hosts(host, named.by_user)", "hosts(host)"),
     "low-ports": Mutation(
         "dsdnode.addresses:may_name", "parse_address(address, LOWEST_PORT)", "parse_address(address)"
