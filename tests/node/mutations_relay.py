@@ -67,9 +67,7 @@ RELAY: Final = {
     "reach-moved": Mutation("dsdnode.swarm.reach:Reach.moved", "self._forget_all_but(given)", "pass"),
     "doubt-often": Mutation("dsdnode.net.links:Links.doubt", "now < peer.doubted_s + DOUBT_EVERY_S or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
-    "circuit-caller": Mutation(
-        CIRCUITS + "caller", "self._callers[door.port] if self.has(door) else door.host", "door.host"
-    ),
+    "circuit-caller": Mutation(CIRCUITS + "caller", "if self.has(door) else", "if False else"),
     "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
     "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
     "circuit-late": Mutation("dsdnode.net.router:Router._greet", "door is None or not door.host", "door is None"),
@@ -97,6 +95,8 @@ RELAY: Final = {
     "circuit-refused": Mutation(GATE + "refused", "if circuit:", "if False:"),
     "circuit-spliced": Mutation(BEHIND + "spliced", "self._gate.comes_by(port, self._relay, host)", "pass"),
     "circuit-named": Mutation("dsdnode.net.router:Router._greet", "door.port if self._circuits.has(door) else 0", "0"),
+    "circuit-share": Mutation("dsdnode.net.door:Door.share", "said_by(self.relay, where) if self.relay else ", ""),
+    "circuit-locked-relay": Mutation(GATE + "admits_circuit", "(where, said_by(relay, where))", "(where,)"),
     "circuit-locked": Mutation(GATE + "admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
     "relayed-most": Mutation(
