@@ -130,7 +130,8 @@ class Inbound(Link):
         """Made to be looked at: nothing is to be sent over it, or heard."""
         self.beside = BESIDE in hello.capabilities
         self.hang_up = hang_up
-        self.host = host
+        self.host, self.relay = host, b""
+        """Where it comes from, and the relay that says so, if one does."""
         self._router = router
         self._pump = pump
         self.routing_id = routing_id

@@ -309,7 +309,7 @@ class Links:
             self._follow(peer, inbound)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
         peer.capabilities = inbound.capabilities
-        peer.seen_at(inbound.host)
+        peer.seen_at(inbound.host, inbound.relay)
         self.moves.waits(peer, inbound)
         peer.inbounds.append(inbound)
         self.arrivals.came(inbound)

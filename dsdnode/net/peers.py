@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
 from dsdnode.identity import curve_public_key, peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
-from dsdnode.net.door import leads_here
+from dsdnode.net.door import leads_here, said_by
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.port import LinkKind, Sighting
 from dsdnode.wire.messages import Contact
@@ -136,14 +136,16 @@ class Peer:
         for claim in self.claims:
             claim.failed |= address in claim.contact.addresses
 
-    def seen_at(self, host: str) -> None:
-        """A connection with it came from, or led to, this IP address ("": not known)."""
+    def seen_at(self, host: str, relay: bytes = b"") -> None:
+        """A connection with it came from, or led to, this IP address ("": not known). `relay`: that alone says so."""
         near = (Nearness.HERE if leads_here(host) else nearness(host)) if host else None
         self.as_teacher = Teacher.seen_at(host, Nearness.WORLD if near is None else near, self.id)
+        if relay:
+            self.as_teacher = replace(self.as_teacher, account=said_by(relay, self.as_teacher.account))
 
     def sighting(self) -> Sighting:
         answering = [way for way in reversed(self.reached.values()) if way.address not in self.silent]
-        hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds]
+        hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds if not inbound.relay]
         networks = dict.fromkeys(one for one in (network(host) for host in hosts if host) if one is not None)
         near = self.as_teacher.near if self.as_teacher is not None else Nearness.WORLD
         relayed = tuple(way.address for way in answering if way.relayed)

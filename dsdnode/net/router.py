@@ -224,7 +224,7 @@ class Router:
         hang_up = partial(self._close, descriptor)
         inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host, hang_up)
         if self._circuits.has(door):
-            inbound.kind = LinkKind.RELAYED
+            inbound.kind, inbound.relay = LinkKind.RELAYED, door.relay
         elif inbound.beside:
             inbound.kind = LinkKind.PUNCHED if PUNCHED in hello.capabilities else LinkKind.REVERSED
         if isinstance(answer, Welcome):

@@ -294,16 +294,18 @@ async def test_whose_greeting_is_refused_by_way_of_a_relay_pays_there_alone(
 async def test_who_fills_bob_s_memory_by_way_of_a_relay_does_not_keep_those_out_who_are_where_it_says(
     monkeypatch: pytest.MonkeyPatch, rose: Contact, bob: Rpc
 ) -> None:
-    """Rose says that mallory calls from alice's network; nor does mallory take one of its places."""
+    """Rose says that mallory calls from alice's network. Nor does mallory take one of its places, here or in the table
+    of the DHT, or pay from what it has for what she names."""
     monkeypatch.setattr("dsdnode.net.relay.server.Incoming", lambda token, host: Incoming(token, "11.7.7.7"))
     given, mallory = await relayed(bob), Rpc(await ZmqTransport.open(Identity(b"m" * 32), swarm_keys=SWARM_KEYS))
     mallory.start()
     mallory.transport.introduce(Contact(BOB.public_key, (given,)))
     await mallory.ping(BOB.peer_id, timeout_s=5)
-    ((source, _),) = router_of(bob).lobby._peers.values()
-    assert source != "11.7.7.0/24"
-    monkeypatch.setattr("dsdnode.net.filling.MAX_UNSEEN_BYTES", -(1 << 20))
     transport: Any = bob.transport
+    ((source, _),) = router_of(bob).lobby._peers.values()
+    known = transport._links.book.get(Identity(b"m" * 32).peer_id)
+    assert "11.7.7.0/24" not in (source, known.as_teacher.account, *known.sighting().networks)
+    monkeypatch.setattr("dsdnode.net.filling.MAX_UNSEEN_BYTES", -(1 << 20))
     assert transport._drop_fillers()
     gate, now = transport._gate, asyncio.get_running_loop().time()
     assert gate.admit(now, "11.7.7.7", ALICE.curve_public_key) == "" and gate.admits_circuit(now, b"bert", "11.7.7.7")

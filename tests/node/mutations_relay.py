@@ -96,6 +96,8 @@ RELAY: Final = {
     "circuit-spliced": Mutation(BEHIND + "spliced", "self._gate.comes_by(port, self._relay, host)", "pass"),
     "circuit-named": Mutation("dsdnode.net.router:Router._greet", "door.port if self._circuits.has(door) else 0", "0"),
     "circuit-share": Mutation("dsdnode.net.door:Door.share", "said_by(self.relay, where) if self.relay else ", ""),
+    "circuit-teacher": Mutation("dsdnode.net.peers:Peer.seen_at", "if relay:", "if False:"),
+    "circuit-networks": Mutation("dsdnode.net.peers:Peer.sighting", " if not inbound.relay]", "]"),
     "circuit-locked-relay": Mutation(GATE + "admits_circuit", "(where, said_by(relay, where))", "(where,)"),
     "circuit-locked": Mutation(GATE + "admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
