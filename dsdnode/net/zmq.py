@@ -198,7 +198,7 @@ class ZmqTransport:
             if peer.hear(contact, by, lambda *call: self._links.dials.has_left(now, *call)):
                 peer.retry_at = 0.0
         elif peer.given != contact:
-            peer.given, peer.retry_at = contact, 0.0
+            peer.given, peer.retry_at, peer.leads_nowhere = contact, 0.0, False
 
     def _as_teacher(self, peer: bytes) -> Teacher:
         if peer == self._identity.peer_id:
