@@ -182,7 +182,8 @@ class Call:
             with contextlib.suppress(zmq.ZMQError):  # the news of the connection may be on their way
                 while True:
                     self._take_event()
-            self._socket.disable_monitor()
+            with contextlib.suppress(zmq.ZMQError):  # the context has ended, and waits for this socket
+                self._socket.disable_monitor()
             events.close()
             messages.stop()
             Farewell(self._socket, [self._door] if self._door is not None else [])

@@ -58,8 +58,7 @@ class ZmqTransport:
     ) -> None:
         self._context = open_context()
         self._loop = asyncio.get_running_loop()
-        self._gate = Gate()
-        self._inbox = Inbox()
+        self._gate, self._inbox = Gate(), Inbox()
         self._callbacks: list[Callable[[bytes, str, float], None]] = []
         self._on_broken: list[Callable[[bytes, bool, float], None]] = []
         self._on_moved: list[Callable[[], None]] = []
@@ -158,6 +157,7 @@ class ZmqTransport:
         if self.outlook is not None:
             await self.outlook.close()
         self._links.close()
+        self._knocks.close()
         self._stop_listening()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
