@@ -133,8 +133,9 @@ class PortMapper:
         return sock
 
     def _hear_announcements(self, own_ip: str) -> socket.socket | None:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("", self._announce_port))
@@ -142,7 +143,8 @@ class PortMapper:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
         except OSError as error:
             log.debug("routers' announcements are not heard", reason=str(error))
-            sock.close()
+            if sock is not None:
+                sock.close()
             return None
         self._loop.add_reader(sock, self._announced)
         return sock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -57,6 +58,26 @@ async def test_alice_gets_a_port_and_gives_it_back(speaks: tuple[str, ...]) -> N
     assert router.ports == {}
     assert alice.changes == [HERS]
     assert router.heard[-1][:2] in (b"\x02\x01", b"\x00\x02")
+
+
+async def test_where_no_descriptor_is_left_for_news_alice_has_her_port_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """She may have been carried elsewhere just then, and has more to do."""
+    router = FakeRouter()
+    async with at_home(router) as (alice, _):
+        alice.mapper.stop()
+        left = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
+
+        def last(*_: int) -> socket.socket:
+            if not left:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return left.pop()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", last)
+            alice.mapper.start()
+        assert await alice.mapper.settled() is not None and alice.mapper.announce_port is None
 
 
 async def test_where_nobody_listens_alice_knows_it_before_a_second_question() -> None:
