@@ -40,6 +40,9 @@ RELAY: Final = {
     "relay-house": Mutation(BOOK + "dial", "machine_of(host)", "host"),
     "relay-dials": Mutation(BOOK + "dial", "not self._dials.spend(caller.address, now)", "False"),
     "relay-told": Mutation(BOOK + "dial", "not self._calls.spend(reservation.peer, now)", "False"),
+    "relay-told-network": Mutation(
+        BOOK + "dial", "not self._of_networks.spend((reservation.peer, caller.network), now)", "False"
+    ),
     "relay-vain": Mutation(BOOK + "dial", "now < vain.until_s", "False"),
     "relay-vain-callee": Mutation("dsdnode.net.relay.book:_way", "callee.peer", 'b""'),
     "relay-vain-memory": Mutation(BOOK[:-1], "lambda: LRUCache(MAX_REMEMBERED)", "lambda: LRUCache(1 << 20)"),

@@ -44,6 +44,9 @@ class Limits:
     calls_burst: float = 32.0
     """That one callee is told of; it leaves a relay that says more than 256 things in 20 s (agent.py)."""
     calls_per_s: float = 8.0
+    network_burst: float = 16.0
+    """Of these of one network: who calls from there does not keep all others from that callee."""
+    network_per_s: float = 2.0
     reservations: int = 64
     """Each with a connection, and a port that is listened on."""
     reservations_per_caller: int = 8
@@ -131,6 +134,7 @@ class Book:
     _connections: Credits = field(init=False)
     _dials: Credits = field(init=False)
     _calls: Credits = field(init=False)
+    _of_networks: Credits = field(init=False)
     _words: Credits = field(init=False)
     _rates: Rates = field(init=False)
 
@@ -139,6 +143,7 @@ class Book:
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
         self._dials = Credits(limits.dials_burst, limits.dials_per_s)
         self._calls = Credits(limits.calls_burst, limits.calls_per_s)
+        self._of_networks = Credits(limits.network_burst, limits.network_per_s)
         self._words = Credits(16, 1)
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 
@@ -224,14 +229,16 @@ class Book:
         to_callee = [one for one in circuits if one.callee.peer == reservation.peer]
         if sum(one.caller.address == caller.address for one in circuits) >= limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
-        if not self._calls.spend(reservation.peer, now):
-            raise self._refuse("this peer is called too often")
+        if not self._of_networks.spend((reservation.peer, caller.network), now):
+            raise self._refuse("this peer is called too often from this network")
         ended: list[Circuit] = []
         if len(to_callee) >= limits.circuits_per_callee:
             words = "this peer has as many circuits as it may have"
             ended.append(self._gives_way(caller, to_callee, limits.circuits_per_callee, words))
         elif len(circuits) >= limits.circuits:
             ended.append(self._gives_way(caller, circuits, limits.circuits, "all circuits are taken"))
+        if not self._calls.spend(reservation.peer, now):
+            raise self._refuse("this peer is called too often")
         circuit = Circuit(self.rng.randbytes(16), caller, reservation, self._rates.open(now, caller), now, now)
         self._circuits[circuit.token] = self._by_flow[circuit.flow] = circuit
         return circuit, ended

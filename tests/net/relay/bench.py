@@ -45,6 +45,7 @@ async def serve() -> None:
         circuits_per_caller=most,
         dials_burst=free,
         calls_burst=free,
+        network_burst=free,
         connections_burst=free,
         unanswered=1 << 30,
     )

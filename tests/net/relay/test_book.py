@@ -20,7 +20,8 @@ HER, HIS = "198.51.100.1", "203.0.113.9"
 
 
 def book_of(**limits: Any) -> Book:
-    return Book(Limits(**limits), Random(1), 0.0)
+    """Where nothing else is said one network may call as often as all together."""
+    return Book(Limits(**{"network_burst": 1e9, **limits}), Random(1), 0.0)
 
 
 def somebody(number: int) -> Identity:
@@ -243,6 +244,20 @@ def test_whoever_calls_bob_is_told_of_no_oftener_than_he_stays_for() -> None:
     with pytest.raises(Overloaded, match="this peer is called too often"):
         dialled(book, ping_s - 1 / 8)
     dialled(book, ping_s, callee=CAROL)
+
+
+def test_one_network_does_not_keep_alice_from_bob_by_calling_him_all_the_time() -> None:
+    book = book_of(network_burst=Limits.network_burst)
+    reserved(book), reserved(book, CAROL)
+    for step in range(40):
+        for host, _ in zip(hosts(), range(4), strict=False):
+            with contextlib.suppress(Overloaded):
+                circuit = dialled(book, step / 4, host)
+                book.carried(step / 4, circuit, 1, by_callee=True)
+                book.end(step / 4, circuit)
+    with pytest.raises(Overloaded, match="this peer is called too often from this network"):
+        dialled(book, 9.75, "198.51.100.9")
+    assert dialled(book, 9.75, "192.0.2.1").callee is not dialled(book, 9.75, "198.51.100.9", CAROL).callee
 
 
 def test_guests_of_the_network_that_has_most_make_room() -> None:
