@@ -93,7 +93,8 @@ def blotter_of(facts: Facts, home: str) -> Blotter:
     above = [one for path in (PurePath(facts.files.data_dir), *models) for one in path.parents if len(one.parts) > 2]
     literal = {str(one): "FOLDER" for one in above if not (own and one.is_relative_to(own))}
     literal |= {str(path.parent): "MODEL_FOLDER" for path in models if path.is_absolute()}
-    literal |= {own: "~", facts.files.data_dir: "DATA_DIR", **{model.path: "MODEL" for model in facts.files.models}}
+    literal |= {home.rstrip("/"): "~", facts.files.data_dir: "DATA_DIR"}
+    literal |= {model.path: "MODEL" for model in facts.files.models}
     named = [one.address for member in facts.members for one in member.tried]
     hosts = dict.fromkeys(parse_address(address)[0] for address in (*named, *facts.listening.advertise))
     names = [one.name for one in facts.machine.interfaces if not _USUAL.fullmatch(one.name)]
