@@ -89,9 +89,12 @@ def _is_one_house_s(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 def blotter_of(facts: Facts, home: str) -> Blotter:
     """`home`: the user's folder."""
-    literal = {home.rstrip("/"): "~", facts.files.data_dir: "DATA_DIR"}
-    for model in facts.files.models:
-        literal |= {model.path: "MODEL", str(PurePath(model.path).parent): "MODEL_FOLDER"}
+    own, models = home.rstrip("/"), [PurePath(model.path) for model in facts.files.models]
+    above = [one for path in (PurePath(facts.files.data_dir), *models) for one in path.parents if len(one.parts) > 2]
+    literal = {str(one): "FOLDER" for one in above if not (own and one.is_relative_to(own))}
+    literal |= {str(path.parent): "MODEL_FOLDER" for path in models if path.is_absolute()}
+    literal |= {home.rstrip("/"): "~", facts.files.data_dir: "DATA_DIR"}
+    literal |= {model.path: "MODEL" for model in facts.files.models}
     named = [one.address for member in facts.members for one in member.tried]
     hosts = dict.fromkeys(parse_address(address)[0] for address in (*named, *facts.listening.advertise))
     names = [one.name for one in facts.machine.interfaces if not _USUAL.fullmatch(one.name)]

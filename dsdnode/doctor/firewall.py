@@ -58,7 +58,7 @@ def _list(tool: str, *words: str) -> str | None:
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     with suppress(OSError, subprocess.SubprocessError):
         found = shutil.which(tool, path=path) or tool
-        done = subprocess.run([found, *words], capture_output=True, text=True, timeout=NFT_S)
+        done = subprocess.run([found, *words], capture_output=True, text=True, errors="replace", timeout=NFT_S)
         return None if done.returncode else done.stdout
     return None
 

@@ -23,7 +23,7 @@ _REFUSALS = (
     ("does not know the swarm key", "join-swarm-key", "It is no member of this private swarm: join another one."),
     (OTHER_VERSION, "join-version", "Update the older of the two: `dsdnode version` says which one this is."),
     ("banned", "join-banned", "It lets this machine in again after a while; its log says what was wrong."),
-    ("key", "join-key", f"Somebody else has that address now, or its node a new identity: a{_TODAY}"),
+    ("the key", "join-key", f"Somebody else has that address now, or its node a new identity: a{_TODAY}"),
 )
 
 

@@ -23,7 +23,7 @@ class Behind:
 
     def spliced(self, port: int, host: str) -> None:
         self._gate.comes_by(port, self._relay, host)
-        self._after.spliced(port, host)
+        self._after.spliced(port, host, self._relay)
 
 
 class After(Protocol):
@@ -31,6 +31,6 @@ class After(Protocol):
 
     def unreserved(self, relay: Contact, why: str) -> None: ...
 
-    def spliced(self, port: int, host: str) -> None: ...
+    def spliced(self, port: int, host: str, relay: bytes) -> None: ...
 
     def parted(self, port: int) -> None: ...

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import zmq
 
-from dsdnode.addresses import Nearness, parse_address
+from dsdnode.addresses import Nearness, nearness, parse_address
 from dsdnode.identity import Identity, curve_public_key
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import Door, is_cut_off_from
@@ -66,6 +66,11 @@ class Way:
     def by_user(self) -> bool:
         """Has our own named it?"""
         return self.teacher is None and not self.hearsay
+
+    def may_lead_to(self, ip: str) -> bool:
+        """Of its name, where it has one."""
+        near = nearness(ip)
+        return near is not None and near >= self.near
 
     @property
     def endpoint(self) -> str:
@@ -177,7 +182,8 @@ class Call:
             with contextlib.suppress(zmq.ZMQError):  # the news of the connection may be on their way
                 while True:
                     self._take_event()
-            self._socket.disable_monitor()
+            with contextlib.suppress(zmq.ZMQError):  # the context has ended, and waits for this socket
+                self._socket.disable_monitor()
             events.close()
             messages.stop()
             Farewell(self._socket, [self._door] if self._door is not None else [])

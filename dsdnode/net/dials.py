@@ -52,12 +52,16 @@ class Dials:
     def __init__(self) -> None:
         self._limits = tuple(Credits(num, num / 60) for num in (PER_TEACHER, PER_TARGET, PER_TEACHER_AND_TARGET))
 
-    def allow(self, now: float, teacher: Teacher, address: str) -> bool:
-        """May `address` be called on the word of `teacher` now? Then it is paid for."""
+    def has_left(self, now: float, teacher: Teacher, address: str) -> bool:
+        """May `address` be called on the word of `teacher` now?"""
         accounts = _accounts(teacher, address)
-        allowed = all(limit.left(one, now) >= 1 for limit, one in zip(self._limits, accounts, strict=True))
+        return all(limit.left(one, now) >= 1 for limit, one in zip(self._limits, accounts, strict=True))
+
+    def allow(self, now: float, teacher: Teacher, address: str) -> bool:
+        """The same; then it is paid for."""
+        allowed = self.has_left(now, teacher, address)
         if allowed:
-            self._charge(now, accounts, 1.0)
+            self._charge(now, _accounts(teacher, address), 1.0)
         return allowed
 
     def answered(self, now: float, teacher: Teacher, address: str) -> None:

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dsdnode.identity import short_id
+
 _TCP_INFO, _RECEIVED = 11, slice(128, 136)
 """Of Linux: tcpi_bytes_received of struct tcp_info."""
 
@@ -22,7 +24,7 @@ _TCP_INFO, _RECEIVED = 11, slice(128, 136)
 class Door:
     """`host`: the other end's IP address, without a zone ("": it has hung up already), `local` ours; `inode` tells
     connections apart. `port`: of the other end; `caller`: the IP address that it counts for, which is another one where
-    it comes by way of a relay."""
+    it comes by way of a relay; `relay`: the peer that says so."""
 
     descriptor: int
     host: str
@@ -30,6 +32,11 @@ class Door:
     inode: int
     port: int = 0
     caller: str = ""
+    relay: bytes = b""
+
+    def share(self, where: str) -> str:
+        """Whose share it takes, of whoever comes from there."""
+        return said_by(self.relay, where) if self.relay else where
 
     @classmethod
     def at(cls, descriptor: int) -> Door | None:
@@ -79,6 +86,11 @@ def _copy(descriptor: int) -> Iterator[socket.socket]:
         raise OSError(errno.EBADF, "its number is a local socket's by now")
     with found:
         yield found
+
+
+def said_by(relay: bytes, where: str) -> str:
+    """A share of their own have those of whom a relay says that they come from there: nobody who does pays for it."""
+    return f"{short_id(relay)} says {where}"
 
 
 def plain_host(host: object) -> str:

@@ -42,7 +42,7 @@ def sent_for(frames: Iterable[bytes]) -> int:
 def look(door: Door, num_seen_bytes: int, age_s: float) -> Unseen:
     """Raises OSError where the system does not tell."""
     expected = num_seen_bytes + MAX_UNSEEN_BYTES + round(MAX_UNSEEN_BYTES_S * age_s)
-    return Unseen(door, network_of(door.caller), max(0, door.num_received_bytes() - expected))
+    return Unseen(door, door.share(network_of(door.caller)), max(0, door.num_received_bytes() - expected))
 
 
 def culprits(connections: Sequence[Unseen]) -> list[Unseen]:

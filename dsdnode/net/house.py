@@ -11,6 +11,7 @@ import structlog
 
 from dsdnode.addresses import Nearness, may_name, parse_address
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.identity import Identity
 from dsdnode.net.beacon import Beacon, Neighbours
 from dsdnode.net.mapper import PortMapper
 from dsdnode.net.mapping import Mapped
@@ -24,8 +25,15 @@ log = structlog.get_logger(__name__)
 class House:
     """`changed` is called when the router gives another port, or none any more. `close` it at the end."""
 
-    def __init__(self, port: int, contact: Contact, swarm_names: Sequence[str], changed: Callable[[], None]) -> None:
-        """`port`: where the node listens, by TCP."""
+    def __init__(
+        self,
+        port: int,
+        contact: Contact,
+        swarm_names: Sequence[str],
+        changed: Callable[[], None],
+        identity: Identity | None = None,
+    ) -> None:
+        """`port`: where the node listens, by TCP; `identity`: whose it is to the router."""
         self._changed = changed
         self._met: list[Callable[[Contact], None]] = []
         self._neighbours = Neighbours(swarm_names, encode_body(contact))
@@ -34,7 +42,7 @@ class House:
             self._beacon = Beacon(self._neighbours, self._hear)
         except OSError as error:
             log.info("nobody is looked for in this house", reason=str(error))
-        self._mapper = PortMapper(port, self._mapped)
+        self._mapper = PortMapper(port, self._mapped, identity=identity)
         self._mapper.start()
 
     @property

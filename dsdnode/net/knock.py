@@ -43,6 +43,14 @@ class Knocks:
         self._own: LRUCache[bytes, _Knock] = LRUCache(MAX_NONCES)
         """Greetings to whoever has our own key, by nonce; also of calls that are over."""
 
+    def close(self) -> None:
+        """End those that are under way: nobody has their sockets closed otherwise."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for place in (*self._waiting, *self._held):
+            place.knock.end()
+            place.turn.set()
+
     async def reach(self, peer: Peer, address: str, anew: bool = False) -> bool:
         """Call at an address of the peer that has not answered yet; `anew`: or did, if no link leads there now. Was it
         called?"""

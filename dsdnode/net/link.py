@@ -15,7 +15,7 @@ from typing import Protocol
 
 import zmq
 
-from dsdnode.addresses import Nearness, is_ip, nearness, parse_address
+from dsdnode.addresses import is_ip, parse_address
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Call, Way
@@ -130,7 +130,8 @@ class Inbound(Link):
         """Made to be looked at: nothing is to be sent over it, or heard."""
         self.beside = BESIDE in hello.capabilities
         self.hang_up = hang_up
-        self.host = host
+        self.host, self.relay = host, b""
+        """Where it comes from, and the relay that says so, if one does."""
         self._router = router
         self._pump = pump
         self.routing_id = routing_id
@@ -171,11 +172,6 @@ class DealerOwner(Protocol):
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
         """The dealer is closed; its queue is for the owner to move or drop."""
-
-
-def _is_far_enough(ip: str, least: Nearness) -> bool:
-    near = nearness(ip.partition("%")[0])
-    return near is not None and near >= least
 
 
 class Dealer(Link):
@@ -301,9 +297,12 @@ class Dealer(Link):
         except (OSError, UnicodeError):
             pass
         else:
-            hosts = [ip for ip in found if _is_far_enough(ip, named.near)]
+            plain = [ip for ip in found if "%" not in ip]  # (else it has a zone: it is of one cable, and no address)
+            hosts = [ip for ip in plain if named.may_lead_to(ip)]
             if found and not hosts:
-                why = f"{host} leads to an address that nobody far away may name"
+                why = (
+                    f"{host} leads to an address that nobody {'far away may name' if plain else 'calls: it has a zone'}"
+                )
             ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]
         self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips]
         if not ips:

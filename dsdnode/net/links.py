@@ -74,7 +74,7 @@ class Links:
         """Of them those that are to take the place of a link that may be dead."""
         self.moves = Moves(self._drop, self._retry_soon)
         self.arrivals = Arrivals()
-        self._on_detour: list[Callable[[bytes], None]] = []
+        self.on_detour: list[Callable[[bytes], None]] = []
         self._blocked: dict[Link, None] = {}
         self._blocked_timer: asyncio.TimerHandle | None = None
 
@@ -201,20 +201,26 @@ class Links:
         return link
 
     def _dial(self, peer: Peer, bulk: bool) -> Dealer | None:
-        ways = peer.ways()
-        if not ways:
-            return None
-        dealer = peer.dealers[bulk] = self._begin(peer, bulk, ways)
-        return dealer
+        if ways := peer.ways():
+            peer.dealers[bulk] = self._begin(peer, bulk, ways)
+        return peer.dealers.get(bulk)
 
     def _begin(self, peer: Peer, bulk: bool, ways: Sequence[Way]) -> Dealer:
-        while len(self._dealers) >= MAX_DIALLED:
-            self._drop(first_to_go(self._dealers, lambda one: not one.ready))
+        self._make_room(1)
         dealer = Dealer(self, peer.id, peer.public_key, bulk, ways)
         dealer.meter = self.meter
         self.moves.waits(peer, dealer)
         self._dealers[dealer] = peer
         return dealer
+
+    def _make_room(self, num: int) -> None:
+        """For so many more. Who waits for a call that is given up for them is told."""
+        while len(self._dealers) + num > MAX_DIALLED:
+            first = first_to_go(self._dealers, lambda one: not one.ready)
+            if first.ready:
+                self._drop(first)
+            else:
+                self.dealer_ended(first, False, "given up for others: too many are called at once")
 
     def _drop(self, dealer: Dealer) -> None:
         dealer.close()
@@ -230,8 +236,7 @@ class Links:
 
     def adopt(self, peer: Peer, dealers: Sequence[Dealer]) -> None:
         """Links that lead straight to a peer: the other ones are left for them."""
-        while len(self._dealers) + len(dealers) > MAX_DIALLED:
-            self._drop(first_to_go(self._dealers, lambda one: not one.ready))
+        self._make_room(len(dealers))
         for spare in [one for one in self._spares if self._dealers[one] is peer]:
             self._drop(spare)
         others = [link for link in peer.links() if link.is_usable]
@@ -265,10 +270,9 @@ class Links:
             if dealer.ready:
                 host, _ = parse_address(dealer.way.address)
                 peer.answered(dealer.way, host, relayed=RELAYED in dealer.capabilities)
-        told = [(way.teacher, address) for way in dealer.answering for address in (way.address, way.told)]
+        told = [(way.teacher, one) for way in dealer.answering if way.teacher for one in (way.address, way.told)]
         for teacher, address in dict.fromkeys(told):
-            if teacher is not None:
-                self.dials.answered(self._loop.time(), teacher, address)
+            self.dials.answered(self._loop.time(), teacher, address)
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
@@ -305,7 +309,7 @@ class Links:
             self._follow(peer, inbound)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
         peer.capabilities = inbound.capabilities
-        peer.seen_at(inbound.host)
+        peer.seen_at(inbound.host, inbound.relay)
         self.moves.waits(peer, inbound)
         peer.inbounds.append(inbound)
         self.arrivals.came(inbound)
@@ -373,14 +377,10 @@ class Links:
         relayed = [peer for one, peer in self._dealers.items() if one.kind is LinkKind.RELAYED and one.is_usable]
         return [peer.id for peer in dict.fromkeys(relayed) if not peer.has_shortcut(False)]
 
-    def on_detour(self, callback: Callable[[bytes], None]) -> None:
-        self._on_detour.append(callback)
-
     def _look_at(self, peer: Peer) -> None:
         """Is a relay all that there is between us, which it alone does not know?"""
-        if peer.is_on_detour:
-            for callback in self._on_detour:
-                callback(peer.id)
+        for callback in self.on_detour if peer.is_on_detour else ():
+            callback(peer.id)
 
     # --- blocked links
 

@@ -6,7 +6,7 @@ Nothing is asked of machines other than the gateway of the default route, and he
 from __future__ import annotations
 
 import asyncio
-import secrets
+import hashlib
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from dsdnode.identity import LABEL, Identity
 from dsdnode.net.mapping import Mapped, Mapping
 from dsdnode.net.pcp import ANNOUNCE_GROUP, ANNOUNCE_PORT, MAX_ANSWER_BYTES, NONCE_BYTES, SERVER_PORT, Request
 from dsdnode.net.port import MAX_TURN
@@ -25,6 +26,7 @@ ROUTES = Path("/proc/net/route")
 REMOVAL_WAITS_S = (0.1, 0.3)
 """For the router to say that it has taken a port back. It does anyway when the lease is over."""
 _UP_AND_GATEWAY = 0x3
+_ASKED = LABEL + b"port of a router 1\n"
 
 
 class PortMapper:
@@ -36,16 +38,15 @@ class PortMapper:
         on_change: Callable[[Mapped | None], None],
         router: tuple[str, int] | None = None,
         announce_port: int = ANNOUNCE_PORT,
+        identity: Identity | None = None,
     ) -> None:
-        """`router`: None, for the gateway of the default route, whatever that is when `start` is called."""
+        """`router`: None, for the gateway of the default route, whatever that is when `start` is called. `identity`:
+        whose the port is, also after its process was killed; None: nobody's."""
         self._port, self._on_change = port, on_change
         self._router, self._announce_port = router, announce_port
         self._loop = asyncio.get_running_loop()
         self._mapping: Mapping | None = None
-        self._asked_as: tuple[tuple[str, int], str] | None = None
-        self._nonce = b""
-        """By which a router knows, until the lease is over, whose the mapping is: it says no to another one. Kept while
-        the router and our own address there are the same (`_asked_as`), whatever else changes on this machine."""
+        self._identity = identity or Identity.generate()
         self._sock: socket.socket | None = None
         self._announcements: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -80,9 +81,8 @@ class PortMapper:
         except OSError as error:
             return self._settle(f"the router at {router[0]} cannot be asked: {error.strerror or error}")
         own_ip = self._sock.getsockname()[0]
-        if self._asked_as != (router, own_ip):
-            self._asked_as, self._nonce = (router, own_ip), secrets.token_bytes(NONCE_BYTES)
-        self._mapping = Mapping(Request(own_ip, self._port, self._nonce), self._loop.time())
+        nonce = _nonce(self._identity, router, own_ip)
+        self._mapping = Mapping(Request(own_ip, self._port, nonce), self._loop.time())
         self._announcements = self._hear_announcements(own_ip)
         self._go_on()
 
@@ -133,8 +133,9 @@ class PortMapper:
         return sock
 
     def _hear_announcements(self, own_ip: str) -> socket.socket | None:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("", self._announce_port))
@@ -142,7 +143,8 @@ class PortMapper:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
         except OSError as error:
             log.debug("routers' announcements are not heard", reason=str(error))
-            sock.close()
+            if sock is not None:
+                sock.close()
             return None
         self._loop.add_reader(sock, self._announced)
         return sock
@@ -202,6 +204,13 @@ class PortMapper:
         before, self._told = self._told, self.mapped
         if _place(before) != _place(self._told):
             self._on_change(self._told)
+
+
+def _nonce(identity: Identity, router: tuple[str, int], own_ip: str) -> bytes:
+    """By which a router knows, until the lease is over, whose a mapping is: it says no to another one. The same when
+    this identity asks that router from that address again, and nobody else can tell what it is."""
+    where = f"{router[0]} {router[1]} {own_ip}"
+    return hashlib.sha256(identity.sign(_ASKED + where.encode())).digest()[:NONCE_BYTES]
 
 
 def gateway_of(routes: str) -> str | None:

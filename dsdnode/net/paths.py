@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from dsdnode.addresses import LOWEST_PORT, Nearness, is_ip, may_name
+from dsdnode.addresses import LOWEST_PORT, Nearness, is_ip, may_name, parse_address
 from dsdnode.errors import BadInput
 from dsdnode.net.call import Way
 from dsdnode.net.holes import POKED_PORT, Hole, dig, dig_v6, own_v6, poke
@@ -47,7 +47,7 @@ class Paths:
 
     def on_detour(self, callback: Callable[[bytes], None]) -> None:
         """Have `callback(peer)` called when a peer calls by way of a relay, and nothing leads straight to it."""
-        self._links.on_detour(callback)
+        self._links.on_detour.append(callback)
 
     def kind(self, peer: bytes) -> LinkKind | None:
         """How the link leads that short messages take; None: there is none."""
@@ -145,10 +145,7 @@ class Paths:
 
     def may_call(self, peer: bytes, host: str, ports: Sequence[int]) -> bool:
         """May it name these to us? Only the world's."""
-        if not is_ip(host):
-            return False
-        named = _to(host, ports or (LOWEST_PORT,))
-        return all(may_name(Nearness.WORLD, one) for one in named)
+        return all(map(_is_far, _to(host, ports or (LOWEST_PORT,))))
 
     def _is_paid(self, peer: Peer, address: str) -> bool:
         teacher = peer.as_teacher
@@ -199,7 +196,7 @@ class Paths:
     async def call_punched(self, peer: bytes, address: str) -> bool:
         """Call it where it listens, which its router lets us do now, perhaps."""
         known = self._links.book.get(peer)
-        if known is None or not may_name(Nearness.WORLD, address) or not self._is_paid(known, address):
+        if known is None or not _is_far(address) or not self._is_paid(known, address):
             return False
         found = await self._take(known, [Way(address)], LinkKind.PUNCHED)
         if found:
@@ -259,6 +256,11 @@ class Beside:
     def _end(self, answered: bool) -> None:
         if not self.over.done():
             self.over.set_result(answered)
+
+
+def _is_far(address: str) -> bool:
+    """Is it an IP address of the world? A name leads to our own machine as soon as its owner likes."""
+    return may_name(Nearness.WORLD, address) and is_ip(parse_address(address)[0])
 
 
 def _to(host: str, ports: Sequence[int]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
 from dsdnode.identity import curve_public_key, peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
-from dsdnode.net.door import leads_here
+from dsdnode.net.door import leads_here, said_by
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.port import LinkKind, Sighting
 from dsdnode.wire.messages import Contact
@@ -21,11 +21,20 @@ MAX_CLAIMS = 3
 """Of what others say about where a peer can be dialled. A later claim takes the place of one that proved wrong."""
 
 
+def _always(teacher: Teacher, address: str) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class _Claim:
     contact: Contact
     teacher: Teacher
     failed: bool = False
+
+    def is_idle(self, addresses: Collection[str], can_pay: Callable[[Teacher, str], bool]) -> bool:
+        """Would one of these addresses be called on its teacher's word, and cannot be, for nothing is left to him?"""
+        own = [one for one in self.contact.addresses if one in addresses]
+        return not self.failed and not all(can_pay(self.teacher, one) for one in own)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,13 +85,18 @@ class Peer:
         """What it says of itself, else what it was introduced by."""
         return self.said or self.given or next((claim.contact for claim in self.claims), None)
 
-    def hear(self, contact: Contact, teacher: Teacher) -> bool:
-        """Somebody says where it can be dialled. False: that is no news, or not to be believed."""
+    def hear(self, contact: Contact, teacher: Teacher, can_pay: Callable[[Teacher, str], bool] = _always) -> bool:
+        """Somebody says where it can be dialled. False: that is no news, or not to be believed. `can_pay`: is anything
+        left to somebody for a call there? What nobody may try on the word of who has said it keeps nothing out."""
         addresses = tuple(address for address in contact.addresses if may_name(teacher.near, address))
+        idle = [claim for claim in self.claims if claim.teacher != teacher and claim.is_idle(addresses, can_pay)]
+        for claim in idle:
+            self.claims.remove(claim)
         if not addresses or any(claim.contact.addresses == addresses for claim in self.claims):
-            return False
+            return bool(idle)
         if len(self.claims) == MAX_CLAIMS:
-            wrong = next((claim for claim in self.claims if claim.failed), None)
+            vain = (claim for claim in self.claims if claim.failed or claim.is_idle(claim.contact.addresses, can_pay))
+            wrong = next(vain, None)
             if wrong is None:
                 return False
             self.claims.remove(wrong)
@@ -102,13 +116,12 @@ class Peer:
         best: dict[str, Way] = {}
         for way in (*ways, *self.reached.values()):
             best.setdefault(way.address, self.reached.get(way.address, way))
-        own = self.given.addresses if self.given is not None else ()
-        return [replace(way, hearsay=way.address not in own) for way in best.values()][:MAX_ADDRESSES]
+        return list(best.values())[:MAX_ADDRESSES]
 
     def answered(self, way: Way, host: str, relayed: bool = False) -> None:
         """A call of ours led to it; `host`: the IP address."""
         self.reached.pop(way.told, None)
-        self.reached[way.told] = Way(way.told, way.near, host=host, relayed=relayed)
+        self.reached[way.told] = Way(way.told, way.near, host=host, relayed=relayed, hearsay=not way.by_user)
         self.silent.discard(way.told)
         while len(self.reached) > MAX_ADDRESSES:
             first = next(iter(self.reached))
@@ -123,14 +136,16 @@ class Peer:
         for claim in self.claims:
             claim.failed |= address in claim.contact.addresses
 
-    def seen_at(self, host: str) -> None:
-        """A connection with it came from, or led to, this IP address ("": not known)."""
+    def seen_at(self, host: str, relay: bytes = b"") -> None:
+        """A connection with it came from, or led to, this IP address ("": not known). `relay`: that alone says so."""
         near = (Nearness.HERE if leads_here(host) else nearness(host)) if host else None
         self.as_teacher = Teacher.seen_at(host, Nearness.WORLD if near is None else near, self.id)
+        if relay:
+            self.as_teacher = replace(self.as_teacher, account=said_by(relay, self.as_teacher.account))
 
     def sighting(self) -> Sighting:
         answering = [way for way in reversed(self.reached.values()) if way.address not in self.silent]
-        hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds]
+        hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds if not inbound.relay]
         networks = dict.fromkeys(one for one in (network(host) for host in hosts if host) if one is not None)
         near = self.as_teacher.near if self.as_teacher is not None else Nearness.WORLD
         relayed = tuple(way.address for way in answering if way.relayed)

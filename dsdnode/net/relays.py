@@ -70,29 +70,32 @@ class Circuits:
     def __init__(self) -> None:
         self._callers: dict[int, str] = {}
         """By the local port of a circuit's end; "": from an address that counts for nobody."""
+        self._relays: dict[int, bytes] = {}
+        """The peers that say so."""
         self._ended: dict[int, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._callers)
 
-    def begin(self, port: int, host: str) -> None:
+    def begin(self, port: int, host: str, relay: bytes) -> None:
         ended = self._ended.pop(port, None)
         if ended is not None:
             ended.cancel()
+        self._relays[port] = relay
         self._callers[port] = host if nearness(host) is Nearness.WORLD and not leads_here(host) else ""
 
     def end(self, port: int) -> None:
         self._ended[port] = asyncio.get_running_loop().call_later(PARTED_S, self._forget, port)
 
     def _forget(self, port: int) -> None:
-        del self._callers[port], self._ended[port]
+        del self._callers[port], self._relays[port], self._ended[port]
 
     def has(self, door: Door) -> bool:
         return door.host == door.local and door.port in self._callers
 
-    def caller(self, door: Door) -> str:
-        """The IP address that a connection counts for."""
-        return self._callers[door.port] if self.has(door) else door.host
+    def caller(self, door: Door) -> tuple[str, bytes]:
+        """The IP address that a connection counts for, and the relay that says so (b"": we see it ourselves)."""
+        return (self._callers[door.port], self._relays.get(door.port, b"")) if self.has(door) else (door.host, b"")
 
 
 @dataclass(slots=True)
@@ -222,8 +225,8 @@ class Relays:
         if self._changed is not None:
             self._changed()
 
-    def spliced(self, port: int, host: str) -> None:
-        self._circuits.begin(port, host)
+    def spliced(self, port: int, host: str, relay: bytes) -> None:
+        self._circuits.begin(port, host, relay)
 
     def parted(self, port: int) -> None:
         self._circuits.end(port)

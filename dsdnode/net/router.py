@@ -218,12 +218,13 @@ class Router:
         host = door.caller
         curve_key, peer = bytes.fromhex(user), peer_id(hello.contact.public_key)
         answer = self._owner.greeted(hello, curve_key, host, door.port if self._circuits.has(door) else 0)
-        if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
+        source = door.share(self._source(host, peer))
+        if isinstance(answer, Welcome) and not self.lobby.admits(source):
             answer = Refused("this peer has as many connections as it can have", retry=True)
         hang_up = partial(self._close, descriptor)
         inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host, hang_up)
         if self._circuits.has(door):
-            inbound.kind = LinkKind.RELAYED
+            inbound.kind, inbound.relay = LinkKind.RELAYED, door.relay
         elif inbound.beside:
             inbound.kind = LinkKind.PUNCHED if PUNCHED in hello.capabilities else LinkKind.REVERSED
         if isinstance(answer, Welcome):
@@ -233,7 +234,7 @@ class Router:
             self.lobby.refused(self._loop.time(), descriptor)
             return
         self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound
-        self._close(self.lobby.greeted(descriptor, self._source(host, peer), peer))
+        self._close(self.lobby.greeted(descriptor, source, peer))
         self._owner.inbound_ready(inbound, curve_key)
 
     def _welcome(self, answer: Welcome, inbound: Inbound) -> Welcome:
@@ -273,11 +274,12 @@ class Router:
         door = Door.at(descriptor)
         if door is None:
             return  # and gone: the news of that follow
-        now, door = self._loop.time(), replace(door, caller=self._circuits.caller(door))
+        now, (caller, relay) = self._loop.time(), self._circuits.caller(door)
+        door = replace(door, caller=caller, relay=relay)
         self._doors[descriptor] = door, now
         if not door.host:
             return  # the same, but libzmq is not through with it
-        self._close(self.lobby.arrived(now, descriptor, network(door.caller) or door.caller))
+        self._close(self.lobby.arrived(now, descriptor, door.share(network(caller) or caller)))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 

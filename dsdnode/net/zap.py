@@ -14,6 +14,7 @@ from cachetools import LRUCache
 
 from dsdnode.accounts import MAX_REMEMBERED, Credits
 from dsdnode.addresses import network_of
+from dsdnode.net.door import said_by
 from dsdnode.net.sockets import Pump
 
 CONNECTIONS_BURST = 256
@@ -51,7 +52,8 @@ class Gate:
 
     def admits_circuit(self, now: float, relay: bytes, address: str) -> bool:
         """May somebody come in from there by way of this relay? To `admit`, whoever does comes from this machine."""
-        if now < self._locked_networks.get(network_of(address), 0.0):
+        where = network_of(address)
+        if now < max(self._locked_networks.get(one, 0.0) for one in (where, said_by(relay, where))):
             return False
         return self._circuits.spend((relay, _group(address)), now)
 
@@ -77,7 +79,8 @@ class Gate:
         return self._banned.get(key, 0.0) > now
 
     def lock(self, now: float, network: str | None = None) -> None:
-        """Strangers, all of one network if it is given, filled our memory: admit only who is known, for a while."""
+        """Strangers, all of one network if it is given, filled our memory: admit only who is known, for a while.
+        `network`: also as a relay says (door.py)."""
         if network is None:
             self._locked_until = now + LOCKDOWN_S
         else:

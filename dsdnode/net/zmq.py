@@ -58,8 +58,7 @@ class ZmqTransport:
     ) -> None:
         self._context = open_context()
         self._loop = asyncio.get_running_loop()
-        self._gate = Gate()
-        self._inbox = Inbox()
+        self._gate, self._inbox = Gate(), Inbox()
         self._callbacks: list[Callable[[bytes, str, float], None]] = []
         self._on_broken: list[Callable[[bytes, bool, float], None]] = []
         self._on_moved: list[Callable[[], None]] = []
@@ -93,7 +92,7 @@ class ZmqTransport:
         self.paths = Paths(self._links, self._router, self.outlook, self.relays, self._open_router)
         self._house: House | None = None
         if self._follows and not advertise:
-            self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
+            self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate, identity)
 
     @classmethod
     async def open(
@@ -158,6 +157,7 @@ class ZmqTransport:
         if self.outlook is not None:
             await self.outlook.close()
         self._links.close()
+        self._knocks.close()
         self._stop_listening()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -194,10 +194,11 @@ class ZmqTransport:
         except ValueError:
             return  # a key that nobody can have
         if teacher is not None:
-            if peer.hear(contact, teacher if isinstance(teacher, Teacher) else self._as_teacher(teacher)):
+            by, now = teacher if isinstance(teacher, Teacher) else self._as_teacher(teacher), self._loop.time()
+            if peer.hear(contact, by, lambda *call: self._links.dials.has_left(now, *call)):
                 peer.retry_at = 0.0
         elif peer.given != contact:
-            peer.given, peer.retry_at = contact, 0.0
+            peer.given, peer.retry_at, peer.leads_nowhere = contact, 0.0, False
 
     def _as_teacher(self, peer: bytes) -> Teacher:
         if peer == self._identity.peer_id:
@@ -318,9 +319,8 @@ class ZmqTransport:
         self._links.received(link, frames)
 
     def _lost(self, peer: bytes, why: str, at_s: float) -> None:
-        if not self._closed:
-            for callback in list(self._callbacks):
-                callback(peer, why, at_s)
+        for callback in () if self._closed else list(self._callbacks):
+            callback(peer, why, at_s)
 
     def doubt(self, peer: bytes) -> None:
         known = self._links.book.get(peer)

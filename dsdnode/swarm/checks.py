@@ -10,13 +10,13 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import is_ip, may_name, network, parse_address
+from dsdnode.addresses import may_name, network, parse_address
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.places import may_lead
+from dsdnode.net.places import is_plain_ip, may_lead
 from dsdnode.net.port import REACH, RELAY, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
@@ -261,7 +261,7 @@ class Checks:
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
         self._asked[peer] = None
-        if is_ip(answer.source):
+        if is_plain_ip(answer.source):
             self._seen_at[voice] = answer.source
         told, verdict = self.contact, self.reach.verdict
         near = (None, *own_networks(self._own_direct))

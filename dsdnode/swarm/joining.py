@@ -113,8 +113,12 @@ class Joining:
         return self._is_in
 
     def add(self, contact: Contact) -> None:
+        """Our user names it: where it is then, whatever was said in the house."""
         now = _now()
-        self._joins.setdefault(node_id(contact), _Join(contact, now, now))
+        join = self._joins.setdefault(node_id(contact), _Join(contact, now, now))
+        if join.teacher is not None:
+            join.contact, join.teacher, join.error = contact, None, None
+            join.since, join.next_at, join.again = now, now, join.busy
 
     def meet(self, neighbour: Contact) -> bool:
         """Somebody says in our house that it is there; all its addresses are of one host. Is it called now? Not where

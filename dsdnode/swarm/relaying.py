@@ -157,7 +157,8 @@ class Relaying:
         found: list[tuple[bytes, str]] = []
         for peer in self._candidates(now):
             hosts = [parse_address(address)[0] for address in transport.sighting(peer).reached]
-            host = max(hosts, key=_nearness, default="")
+            # (Of a name its owner may say by then that it leads to our own machine.)
+            host = max(filter(is_ip, hosts), key=_nearness, default="")
             if host and _nearness(host) >= least and (least < Nearness.WORLD or network(host) not in own):
                 found.append((peer, host))
         return next((one for one in found if network(one[1]) not in taken), found[0] if found else None)

@@ -77,6 +77,18 @@ def test_a_host_called_by_a_word_is_blotted_where_a_host_stands_and_nowhere_else
     )
 
 
+def test_folders_above_alice_s_own_are_blotted_and_words_that_are_folders_are_not() -> None:
+    files = replace(WELL.files, data_dir="/srv/acme inc/alice/dsd", models=())
+    models = tuple(replace(WELL.files.models[0], path=path) for path in ("models/a.gguf", "/mnt/bob/b/c.gguf"))
+    blotter = blotter_of(replace(WELL, files=replace(files, models=models)), HOME)
+    text = (
+        "nothing can be written into /srv/acme inc/alice, /srv/acme inc, /mnt/bob or /mnt/bob/b, where the models are"
+    )
+    assert (
+        blotter.text(text) == "nothing can be written into FOLDER, FOLDER, FOLDER or MODEL_FOLDER, where the models are"
+    )
+
+
 def test_who_lives_at_the_root_of_all_folders_has_others_blotted_all_the_same() -> None:
     """A service's user, say; and a model that lies there."""
     model = replace(ALICE.files.models[0], path="/big.gguf")

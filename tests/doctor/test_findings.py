@@ -82,6 +82,7 @@ BROKEN: list[tuple[str, Facts, tuple[str, ...]]] = [
     ("join-key", unjoined(Answer.OPEN, trouble="it does not have the key 3b3b"), ("join string of today",)),
     ("join-version", unjoined(Answer.OPEN, trouble="protocol version 3 meets version 4: ..."), ("Update the older",)),
     ("join-greeting", unjoined(Answer.OPEN), ("does not answer the greeting",)),
+    ("join-greeting", unjoined(Answer.OPEN, trouble="no name server has said where monkey.example is"), ("Try again",)),
     ("join-lost", replace(WELL, members=(replace(BOB, greeted=False, named=False),)), ("join string",)),
     ("unreached", replace(WELL, reach=CUT_OFF), ("pass TCP port 29170 on to 192.168.1.10", "of 1 that could")),
     ("unreached", replace(WELL, reach=replace(CUT_OFF, num_able=0)), ("No relay is found: none of the peers",)),

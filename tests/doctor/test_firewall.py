@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsdnode.doctor import firewall
 from dsdnode.doctor.firewall import MAX_JUMPS, legacy_shuts_out, shuts_out
 
 PORT = 29170
@@ -125,3 +128,13 @@ ANSWERS = "-A INPUT -i lo -j ACCEPT\n-A INPUT -m conntrack --ctstate RELATED,EST
 )
 def test_rules_of_the_older_iptables_are_read_alike(listing: str, shuts: bool | None) -> None:
     assert legacy_shuts_out(listing, "ip", PORT) is shuts
+
+
+def test_a_comment_that_is_no_text_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice wrote it on another terminal, long ago."""
+    nft, rules = tmp_path / "nft", ruleset([COUNTER]).replace('"expr"', '"comment": "café", "expr"')
+    nft.write_bytes(b"#!/bin/sh\necho '" + rules.encode("latin-1") + b"'\n")
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(firewall, "LEGACY", ())
+    assert firewall.look(PORT).shuts

@@ -12,6 +12,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net import link
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S
+from dsdnode.net.resolver import Resolver
 from dsdnode.wire.messages import Contact
 from tests.net.conftest import Start
 
@@ -81,3 +82,23 @@ async def test_alice_is_told_of_each_address_why_it_did_not_do(start: Start) -> 
     assert f"listens at {addresses[0]} takes the connection and says nothing" in told
     assert f"nobody listens at {nobody}" in told
     assert f"{carol.transport.contact.addresses[0]} hung up: it does not have the key" in told
+
+
+@pytest.mark.parametrize("is_elsewhere_too", [True, False])
+async def test_a_name_that_leads_to_one_cable_as_well(
+    start: Start, monkeypatch: pytest.MonkeyPatch, is_elsewhere_too: bool
+) -> None:
+    """So a laptop that says its own name in the house (mDNS) is found by many a system."""
+    alice, bob = await start(b"a", listen=None), await start(b"b")
+
+    async def hosts(_: Resolver, name: str, by_user: bool) -> list[str]:
+        return ["fe80::1%eth0", *["127.0.0.1"] * is_elsewhere_too]
+
+    monkeypatch.setattr(Resolver, "hosts", hosts)
+    port = bob.transport.contact.addresses[0].rpartition(":")[2]
+    alice.transport.introduce(Contact(BOB.public_key, (f"tcp://laptop.local:{port}",)))
+    if is_elsewhere_too:
+        await alice.ping(BOB.peer_id, timeout_s=1)
+    else:
+        with pytest.raises(PeerUnavailable, match="leads to an address that nobody calls: it has a zone"):
+            await alice.ping(BOB.peer_id, timeout_s=1)

@@ -16,6 +16,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET, Teacher
+from dsdnode.net.peers import MAX_CLAIMS
 from dsdnode.net.resolver import MAX_ASKED, Resolver
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Contact
@@ -103,10 +104,25 @@ async def test_nor_by_a_name_that_leads_here(start: Start, monkeypatch: pytest.M
         assert calls != []
 
 
+async def test_nor_by_a_name_where_both_call_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory says that she listens there, and that her router lets alice in now."""
+    alice, _ = await acquainted(start, far=True)
+    async with victim() as (address, calls):
+
+        async def hosts(_: Resolver, name: str, by_user: bool) -> list[str]:
+            return ["127.0.0.1"]
+
+        monkeypatch.setattr(Resolver, "hosts", hosts)
+        at = f"tcp://mallory.example:{address.rpartition(':')[2]}"
+        assert not await inside(alice).paths.call_punched(MALLORY.peer_id, at)
+        assert calls == []
+
+
 async def test_names_that_mallory_has_alice_look_up_do_not_hold_up_what_alice_s_user_has_named(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their name server is silent. She tells of others', of her own, and of one that has led to her before."""
+    """Their name server is silent. She tells of others', of her own, and of some that have led to her before: so she is
+    among those whom alice keeps in the table of her DHT."""
     alice, _ = await acquainted(start)
     bob, told = await start(b"b"), threading.Event()
 
@@ -118,7 +134,10 @@ async def test_names_that_mallory_has_alice_look_up_do_not_hold_up_what_alice_s_
     monkeypatch.setattr(socket, "getaddrinfo", of_loopback)
     known = inside(alice)._links.book.get(MALLORY.peer_id)
     for number in range(MAX_ASKED):
-        known.answered(Way(f"tcp://then{number}.mallory.example:29170", Nearness.WORLD), "127.0.0.1")
+        known.answered(
+            Way(f"tcp://then{number}.mallory.example:29170", known.as_teacher.near, known.as_teacher), "127.0.0.1"
+        )
+    alice.transport.introduce(Contact(MALLORY.public_key, alice.transport.sighting(MALLORY.peer_id).reached))
     known.said = Contact(MALLORY.public_key, ("tcp://said.mallory.example:29170",))
     assert [way.by_user for way in known.ways()] == [False] * (MAX_ASKED + 1)
     calls = [asyncio.create_task(alice.transport.reach(MALLORY.peer_id, "tcp://said.mallory.example:29170"))]
@@ -211,6 +230,26 @@ async def test_of_many_claims_those_that_proved_wrong_make_room(start: Start) ->
         await unreachable(alice, CAROL)
         alice.transport.introduce(carol.transport.contact, MALLORY.peer_id)
         await alice.ping(CAROL.peer_id, timeout_s=5)
+
+
+@pytest.mark.parametrize("knows_carol", [True, False])
+async def test_what_nobody_calls_on_mallory_s_word_keeps_carol_from_nobody(start: Start, knows_carol: bool) -> None:
+    """She was first, with carol's address among others or with lies alone, and names so many that she has used up what
+    she may: her word for carol is never tried, and so it never proves wrong. Bob says where carol is."""
+    alice, _ = await acquainted(start)
+    carol, bob = await start(b"c"), await start(b"b")
+    bob.transport.introduce(alice.transport.contact)
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+    links, home = inside(alice)._links, carol.transport.contact.addresses
+    for port in range(2000, 2000 + MAX_CLAIMS):
+        claim = (*home * knows_carol, f"tcp://127.0.0.1:{port}")
+        alice.transport.introduce(Contact(CAROL.public_key, claim), MALLORY.peer_id)
+    now, mallory_s_word = asyncio.get_running_loop().time(), links.book.get(MALLORY.peer_id).as_teacher
+    while links.dials.allow(now, mallory_s_word, f"tcp://127.0.0.1:{port}"):
+        port += 1
+    assert "is not called again yet" in await unreachable(alice, CAROL)
+    alice.transport.introduce(carol.transport.contact, BOB.peer_id)
+    await alice.ping(CAROL.peer_id, timeout_s=5)
 
 
 # --- calls of our own

@@ -42,6 +42,21 @@ async def test_the_port_that_her_router_gives_is_told_and_given_back(router: Fak
     assert router.ports == {}
 
 
+async def test_alice_who_was_killed_gets_her_port_again(router: FakeRouter) -> None:
+    """Her router goes on holding it for who had it. It is not given to bob, who has her address by now."""
+    listen, had = "tcp://0.0.0.0:0", list[int]()
+    for identity, is_given in ((ALICE, True), (ALICE, True), (BOB, False)):
+        one = await ZmqTransport.open(identity, listen=listen)
+        listen = f"tcp://0.0.0.0:{one.here[0].rpartition(':')[2]}"
+        mapper = one._house._mapper
+        async with asyncio.timeout(5):
+            assert (await mapper.settled() is not None) is is_given, mapper.why_not
+        had += router.ports.values()
+        mapper.stop()
+        await one.close()
+    assert len(had) == 3 and len(set(had)) == 1
+
+
 async def test_a_router_that_gives_none_is_named(router: FakeRouter) -> None:
     router.result = 2
     alice = await ZmqTransport.open(ALICE, listen="tcp://0.0.0.0:0")

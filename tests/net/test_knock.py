@@ -13,7 +13,9 @@ from zmq.utils import z85
 from dsdnode.identity import Identity
 from dsdnode.net import knock
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET
+from dsdnode.net.knock import Knocks
 from dsdnode.net.rpc import Rpc
+from dsdnode.net.zmq import CLOSE_TIMEOUT_S
 from dsdnode.wire.messages import Contact
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -92,3 +94,21 @@ async def test_bob_is_called_while_mallory_holds_all_the_calls_that_she_can(
             for task in hers:
                 task.cancel()
             await asyncio.gather(*hers, return_exceptions=True)
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["a call under way", "one that is given up only then"])
+async def test_who_looks_for_somebody_ends_in_no_time(
+    start: Start, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """Nobody waits for a call that is made for its own sake, and libzmq ends once all sockets are closed."""
+    alice, called = await start(b"a"), asyncio.Event()
+    if is_late:
+        monkeypatch.setattr(Knocks, "close", lambda self: None)
+        monkeypatch.setattr("dsdnode.net.call.ATTEMPT_TIMEOUT_S", 0.2)
+    mute = await asyncio.start_server(lambda reader, writer: called.set(), "127.0.0.1", 0)
+    async with mute, asyncio.timeout(CLOSE_TIMEOUT_S - 1):
+        where = {f"tcp://127.0.0.1:{mute.sockets[0].getsockname()[1]}": None}
+        looking = asyncio.create_task(alice.transport.look_for_twin(where))
+        await called.wait()
+        await alice.close()
+        await looking

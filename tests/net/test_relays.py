@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +16,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net import relays
 from dsdnode.net.behind import Behind
-from dsdnode.net.door import Door
+from dsdnode.net.door import Door, said_by
 from dsdnode.net.handshake import Handshake, derive_swarm_key
 from dsdnode.net.relay.frames import Incoming, Reserved
 from dsdnode.net.relay.server import Relay
@@ -96,7 +98,7 @@ async def test_alice_counts_for_where_the_relay_sees_her_and_never_as_bobs_neigh
     assert bob.account_of(ALICE.peer_id) == account
     assert bob.transport.sighting(ALICE.peer_id).near is Nearness.WORLD
     sources = [source for source, _ in router_of(bob).lobby._peers.values()]
-    assert sources == [account.network]
+    assert sources == [said_by(ROSE.peer_id, account.network)]
 
 
 async def test_alice_is_told_that_a_call_has_come_by_way_of_a_relay(alice: Rpc, bob: Rpc) -> None:
@@ -246,15 +248,15 @@ async def test_a_circuit_is_remembered_for_a_while_after_its_end(monkeypatch: py
     circuits = Circuits()
     ours = Door(1, "127.0.0.1", "127.0.0.1", 1, port=4000, caller="127.0.0.1")
     other = Door(1, "11.2.2.2", "127.0.0.1", 1, port=4000, caller="11.2.2.2")
-    circuits.begin(4000, "11.7.7.7")
+    circuits.begin(4000, "11.7.7.7", b"rose")
     circuits.end(4000)
     await asyncio.sleep(0.001)
-    assert circuits.caller(ours) == "11.7.7.7" and circuits.caller(other) == "11.2.2.2"
-    circuits.begin(4000, "11.7.7.8")
+    assert circuits.caller(ours) == ("11.7.7.7", b"rose") and circuits.caller(other) == ("11.2.2.2", b"")
+    circuits.begin(4000, "11.7.7.8", b"rose")
     monkeypatch.setattr(relays, "PARTED_S", 0.0)
     circuits.end(4000)
     await asyncio.sleep(0.001)
-    assert circuits.caller(ours) == "127.0.0.1" and len(circuits) == 0
+    assert circuits.caller(ours) == ("127.0.0.1", b"") and len(circuits) == len(circuits._relays) == 0
 
 
 async def test_a_flood_by_way_of_a_relay_uses_up_its_own_network_and_nobody_elses(bob: Rpc) -> None:
@@ -285,4 +287,27 @@ async def test_whose_greeting_is_refused_by_way_of_a_relay_pays_there_alone(
     left = gate._circuits.left((ROSE.peer_id, "11.7.7.7"), before)
     assert len(gate._circuits) == 1 and CONNECTIONS_BURST - 2 * REFUSAL_COST < left <= CONNECTIONS_BURST - REFUSAL_COST
     assert gate._credits.left("11.7.7.7", before) == CONNECTIONS_BURST
+    await mallory.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what a connection has received")
+async def test_who_fills_bob_s_memory_by_way_of_a_relay_does_not_keep_those_out_who_are_where_it_says(
+    monkeypatch: pytest.MonkeyPatch, rose: Contact, bob: Rpc
+) -> None:
+    """Rose says that mallory calls from alice's network. Nor does mallory take one of its places, here or in the table
+    of the DHT, or pay from what it has for what she names."""
+    monkeypatch.setattr("dsdnode.net.relay.server.Incoming", lambda token, host: Incoming(token, "11.7.7.7"))
+    given, mallory = await relayed(bob), Rpc(await ZmqTransport.open(Identity(b"m" * 32), swarm_keys=SWARM_KEYS))
+    mallory.start()
+    mallory.transport.introduce(Contact(BOB.public_key, (given,)))
+    await mallory.ping(BOB.peer_id, timeout_s=5)
+    transport: Any = bob.transport
+    ((source, _),) = router_of(bob).lobby._peers.values()
+    known = transport._links.book.get(Identity(b"m" * 32).peer_id)
+    assert "11.7.7.0/24" not in (source, known.as_teacher.account, *known.sighting().networks)
+    monkeypatch.setattr("dsdnode.net.filling.MAX_UNSEEN_BYTES", -(1 << 20))
+    assert transport._drop_fillers()
+    gate, now = transport._gate, asyncio.get_running_loop().time()
+    assert gate.admit(now, "11.7.7.7", ALICE.curve_public_key) == "" and gate.admits_circuit(now, b"bert", "11.7.7.7")
+    assert not gate.admits_circuit(now, ROSE.peer_id, "11.7.7.8") and gate.admits_circuit(now, ROSE.peer_id, "11.7.8.8")
     await mallory.close()

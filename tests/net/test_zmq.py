@@ -316,6 +316,27 @@ async def test_calls_that_nobody_answers_take_no_link_from_alice(start: Start, m
     assert not gone.done()
 
 
+async def test_who_waits_for_a_call_that_makes_room_for_another_is_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "MAX_DIALLED", 2)
+    alice = await start(b"a")
+    mute = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    async with mute:
+        address, pings = f"tcp://127.0.0.1:{mute.sockets[0].getsockname()[1]}", list[asyncio.Task[float]]()
+        for number in range(100, 104):
+            name = Identity(bytes([number]) * 32)
+            alice.transport.introduce(Contact(name.public_key, (address,)))
+            pings.append(asyncio.create_task(alice.ping(name.peer_id, timeout_s=60)))
+        await asyncio.wait(pings[:2], timeout=5)
+        done, waiting = await asyncio.wait(pings, timeout=0)
+        assert len(done) == len(waiting) == 2
+        for ping in pings[:2]:
+            assert "given up for others: too many are called at once" in str(ping.exception())
+        for ping in waiting:
+            ping.cancel()
+
+
 async def test_a_banned_peer_is_out(start: Start) -> None:
     """Her connections, too, end at once: what they would still carry costs bob as much as before."""
     alice, bob = await start(b"a"), await start(b"b")

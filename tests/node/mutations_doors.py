@@ -25,9 +25,9 @@ DOORS: Final = {
     "ban-closes": Mutation("dsdnode.net.router:Router.forget", "            self._close(inbound.descriptor)\n", ""),
     "named-nearer": Mutation("dsdnode.net.peers:Peer.hear", " if may_name(teacher.near, address)", ""),
     "said-nearer": Mutation("dsdnode.net.peers:Peer.ways", " if may_name(near, one)", ""),
-    "resolved-nearer": Mutation("dsdnode.net.link:_is_far_enough", "near is not None and near >= least", "True"),
+    "resolved-nearer": Mutation("dsdnode.net.call:Way.may_lead_to", "near is not None and near >= self.near", "True"),
     "resolved-told": Mutation("dsdnode.net.resolver:Resolver.hosts", "(self._told, self._slots)", "(self._slots,)"),
-    "resolved-reached": Mutation("dsdnode.net.peers:Peer.ways", "hearsay=way.address not in own", "hearsay=False"),
+    "resolved-reached": Mutation("dsdnode.net.peers:Peer.answered", "hearsay=not way.by_user", "hearsay=False"),
     "resolved-by-user": Mutation("dsdnode.net.link:Dealer._resolve", "hosts(host, named.by_user)", "hosts(host)"),
     "low-ports": Mutation(
         "dsdnode.addresses:may_name", "parse_address(address, LOWEST_PORT)", "parse_address(address)"
@@ -47,6 +47,9 @@ DOORS: Final = {
     "user-first": Mutation("dsdnode.net.zmq:ZmqTransport.introduce", "if teacher is not None:", "if False:"),
     "claims-wrong": Mutation(
         "dsdnode.net.peers:Peer.unanswered", "claim.failed |= address in claim.contact.addresses", "pass"
+    ),
+    "claims-idle": Mutation(
+        "dsdnode.net.peers:_Claim.is_idle", "not all(can_pay(self.teacher, one) for one in own)", "False"
     ),
     "reached-alone": Mutation(HOMES + "reached", " if address in answering", ""),
     "told-nearer": Mutation("dsdnode.swarm.discovery:Discovery._closest", " if may_name(near, one)", ""),

@@ -39,6 +39,10 @@ RELAY: Final = {
     "relay-per-caller": Mutation(BOOK + "dial", ">= limits.circuits_per_caller", "> 9999"),
     "relay-house": Mutation(BOOK + "dial", "machine_of(host)", "host"),
     "relay-dials": Mutation(BOOK + "dial", "not self._dials.spend(caller.address, now)", "False"),
+    "relay-told": Mutation(BOOK + "dial", "not self._calls.spend(reservation.peer, now)", "False"),
+    "relay-told-network": Mutation(
+        BOOK + "dial", "not self._of_networks.spend((reservation.peer, caller.network), now)", "False"
+    ),
     "relay-vain": Mutation(BOOK + "dial", "now < vain.until_s", "False"),
     "relay-vain-callee": Mutation("dsdnode.net.relay.book:_way", "callee.peer", 'b""'),
     "relay-vain-memory": Mutation(BOOK[:-1], "lambda: LRUCache(MAX_REMEMBERED)", "lambda: LRUCache(1 << 20)"),
@@ -50,7 +54,8 @@ RELAY: Final = {
     "relay-turns": Mutation(RATES + "resumed", "min(able, key=self._turn_before)", "next(reversed(able))"),
     "relay-turns-network": Mutation(RATES + "resumed", "min(able, key=self._turn_before)", "next(iter(able))"),
     "relay-idle": Mutation(BOOK + "overdue_circuits", "now >= one.used_s + limits.idle_s or ", ""),
-    "relay-hour": Mutation(BOOK + "overdue_circuits", " or now >= one.since_s + limits.circuit_s", ""),
+    "relay-hour": Mutation(BOOK + "overdue_circuits", " or now >= one.since_s + longest[one.answered]", ""),
+    "relay-unanswered": Mutation(BOOK + "overdue_circuits", "longest[one.answered]", "limits.circuit_s"),
     "relay-lease": Mutation(BOOK + "overdue_reservations", "min(one.until_s, one.heard_s + silent_s)", "one.until_s"),
     "relay-kept": Mutation(CONNECTION + "_look", "self._held or (", "self._held or (False and "),
     "relay-linger": Mutation(CONNECTION + "finish", "self._transport.abort", "bool"),
@@ -65,9 +70,7 @@ RELAY: Final = {
     "reach-moved": Mutation("dsdnode.swarm.reach:Reach.moved", "self._forget_all_but(given)", "pass"),
     "doubt-often": Mutation("dsdnode.net.links:Links.doubt", "now < peer.doubted_s + DOUBT_EVERY_S or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
-    "circuit-caller": Mutation(
-        CIRCUITS + "caller", "self._callers[door.port] if self.has(door) else door.host", "door.host"
-    ),
+    "circuit-caller": Mutation(CIRCUITS + "caller", "if self.has(door) else", "if False else"),
     "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
     "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
     "circuit-late": Mutation("dsdnode.net.router:Router._greet", "door is None or not door.host", "door is None"),
@@ -81,9 +84,8 @@ RELAY: Final = {
     "path-asked-back": Mutation(
         "dsdnode.swarm.shortcuts:Shortcuts._may_go_now", " and _now() >= rest.until_s - TRY_AGAIN_S + ASKED_BACK_S", ""
     ),
-    "punch-near": Mutation(
-        "dsdnode.net.paths:Paths.may_call", "all(may_name(Nearness.WORLD, one) for one in named)", "True"
-    ),
+    "punch-near": Mutation("dsdnode.net.paths:_is_far", "may_name(Nearness.WORLD, address)", "True"),
+    "punch-name": Mutation("dsdnode.net.paths:_is_far", " and is_ip(parse_address(address)[0])", ""),
     "punch-asked": Mutation(PUNCHING + "_on_punch", "not self._punches.spend(peer, asked_s)", "False"),
     "punch-met": Mutation(PUNCHING + "_on_punch", "len(self._met) >= MAX_MET", "False"),
     "punch-relayed": Mutation(PUNCHING + "_on_punch", "paths.kind(peer) is not LinkKind.RELAYED", "False"),
@@ -96,6 +98,10 @@ RELAY: Final = {
     "circuit-refused": Mutation(GATE + "refused", "if circuit:", "if False:"),
     "circuit-spliced": Mutation(BEHIND + "spliced", "self._gate.comes_by(port, self._relay, host)", "pass"),
     "circuit-named": Mutation("dsdnode.net.router:Router._greet", "door.port if self._circuits.has(door) else 0", "0"),
+    "circuit-share": Mutation("dsdnode.net.door:Door.share", "said_by(self.relay, where) if self.relay else ", ""),
+    "circuit-teacher": Mutation("dsdnode.net.peers:Peer.seen_at", "if relay:", "if False:"),
+    "circuit-networks": Mutation("dsdnode.net.peers:Peer.sighting", " if not inbound.relay]", "]"),
+    "circuit-locked-relay": Mutation(GATE + "admits_circuit", "(where, said_by(relay, where))", "(where,)"),
     "circuit-locked": Mutation(GATE + "admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
     "relayed-most": Mutation(
@@ -106,6 +112,7 @@ RELAY: Final = {
     "relayed-nothing": Mutation(RELAYS + "reserved", "if not terms.bytes_per_s:", "if False:"),
     "relayed-address": Mutation(RELAYS + "reserved", "filter(is_address, (", "iter(("),
     "relaying-own": Mutation(RELAYING + "_own_hosts", "is_ip(host) and leads_here(host)", "True"),
+    "relaying-name": Mutation(RELAYING + "_choose", "filter(is_ip, hosts)", "hosts"),
     "relaying-cut-off": Mutation(RELAYING + "_is_fit", "not self._reach.is_cut_off and ", ""),
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
     "relaying-most": Mutation(RELAYING + "_be_reached", "len(self._chosen) < most and ", ""),

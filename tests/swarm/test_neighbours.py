@@ -96,3 +96,18 @@ async def test_bob_who_has_moved_is_called_where_he_is_heard_now(begin: Begin, n
     alice.discovery._met(moved.contact)
     await until(lambda: is_live(alice))
     assert kept(alice) == (before if named else [moved.contact]), "what her user said she keeps"
+
+
+@pytest.mark.parametrize("tried", [False, True], ids=["at once", "once that was tried"])
+async def test_whom_alice_s_user_names_is_called_there_whatever_was_said_in_the_house_before(
+    begin: Begin, tried: bool
+) -> None:
+    alice, bob = await begin("alice"), await begin("bob")
+    alice.discovery._met(Contact(bob.contact.public_key, (elsewhere(),)))
+    (join,) = alice.discovery._joining._joins.values()
+    if tried:
+        await until(lambda: join.error is not None)
+    await alice.join(bob.contact)
+    assert is_live(alice) and kept(alice) == [bob.contact]
+    alice.discovery._joining.tick(join.since + UNHEARD_S)
+    assert kept(alice) == [bob.contact]

@@ -248,11 +248,12 @@ async def test_bob_says_nothing_of_addresses_to_which_he_knows_no_way(
     assert answer == Reached("127.0.0.1", (own,), (own,))
 
 
-async def test_mallory_s_word_for_another_address_is_not_taken(begin: Begin) -> None:
-    """She says that alice is reached where alice is not at all."""
+@pytest.mark.parametrize("source", ["\x1b[2J", "fe80::1%\x1b[2J"])
+async def test_mallory_s_word_for_another_address_is_not_taken(begin: Begin, source: str) -> None:
+    """She says that alice is reached where alice is not at all, and seen where nobody is."""
 
     async def lies(peer: bytes, message: FindMe, buffers: list[bytes]) -> Response:
-        return Reached("\x1b[2J", ("tcp://192.0.2.1:29170",), ()), ()
+        return Reached(source, ("tcp://192.0.2.1:29170",), ()), ()
 
     mallory, alice = await begin("mallory"), await begin("alice")
     mallory.rpc.on_request(FindMe, lies)
@@ -260,3 +261,4 @@ async def test_mallory_s_word_for_another_address_is_not_taken(begin: Begin) -> 
     await until(lambda: bool(mallory.rpc.sent.get("Reached")))
     await alice.rpc.ping(mallory.id, timeout_s=5)  # what she said before has been heard
     assert alice.discovery.contact == alice.contact and alice.discovery.reach.verdict is Verdict.UNKNOWN
+    assert alice.discovery.checks.info().seen_at == ()

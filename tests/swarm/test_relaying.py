@@ -143,6 +143,13 @@ async def test_where_there_is_one_network_alone_both_are_of_it() -> None:
     assert bob.hosts == ["11.1.1.1:41000", "11.1.1.2:42000"]
 
 
+async def test_bob_does_not_ask_at_a_name_which_may_lead_to_himself_by_then() -> None:
+    bob = Bob(LAN, mallory_example=RelayAt(41000, ("11.3.3.3",)), _11_1_1_1=RelayAt(42000))
+    bob.hears("carol's")
+    await bob.ticks(8)
+    assert bob.hosts == ["11.1.1.1:42000"] and bob.asked == ["11.1.1.1"]
+
+
 async def test_who_has_called_bob_is_called_to_see_whether_he_can_ask_it() -> None:
     bob = Bob(LAN, _11_1_1_1=RelayAt(41000), _11_2_2_2=RelayAt(42000))
     bob.uncalled = {"11.1.1.1", "11.2.2.2"}

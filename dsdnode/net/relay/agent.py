@@ -34,7 +34,7 @@ MAX_FRAMES = 256
 MAX_TAKEN = 72
 """Circuits of one relay at once, those that are called back for included, whatever it says. A few more than it has of
 one callee: one that it has ended for another's sake is still there for a moment."""
-CALLS_BURST, CALLS_PER_S = 32.0, 8.0
+CALLS_BURST, CALLS_PER_S = Limits.calls_burst, Limits.calls_per_s
 """That a relay may tell of. All of them come to the router from 127.0.0.1, which it gives 32 a second (zap.py): so with
 three relays that lie there is still something left for who is there in truth."""
 

@@ -41,6 +41,12 @@ class Limits:
     dials_burst: float = 16.0
     """Of one caller: a drafter opens both lanes to all stages at once."""
     dials_per_s: float = 4.0
+    calls_burst: float = 32.0
+    """That one callee is told of; it leaves a relay that says more than 256 things in 20 s (agent.py)."""
+    calls_per_s: float = 8.0
+    network_burst: float = 16.0
+    """Of these of one network: who calls from there does not keep all others from that callee."""
+    network_per_s: float = 2.0
     reservations: int = 64
     """Each with a connection, and a port that is listened on."""
     reservations_per_caller: int = 8
@@ -58,6 +64,8 @@ class Limits:
     """For a callee to call back."""
     idle_s: float = 120.0
     circuit_s: float = 3600.0
+    unanswered_s: float = 10.0
+    """Of one that stands, and whose callee has not sent a byte: its ROUTER does so at once."""
     unanswered: int = 5
     """Circuits of one caller to one callee in a row that were of no use; then it waits before it calls that one."""
     unanswered_pause_s: float = 60.0
@@ -125,6 +133,8 @@ class Book:
     _vain: LRUCache[tuple[str, bytes], _Vain] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
     _connections: Credits = field(init=False)
     _dials: Credits = field(init=False)
+    _calls: Credits = field(init=False)
+    _of_networks: Credits = field(init=False)
     _words: Credits = field(init=False)
     _rates: Rates = field(init=False)
 
@@ -132,6 +142,8 @@ class Book:
         limits = self.limits
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
         self._dials = Credits(limits.dials_burst, limits.dials_per_s)
+        self._calls = Credits(limits.calls_burst, limits.calls_per_s)
+        self._of_networks = Credits(limits.network_burst, limits.network_per_s)
         self._words = Credits(16, 1)
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 
@@ -217,12 +229,16 @@ class Book:
         to_callee = [one for one in circuits if one.callee.peer == reservation.peer]
         if sum(one.caller.address == caller.address for one in circuits) >= limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
+        if not self._of_networks.spend((reservation.peer, caller.network), now):
+            raise self._refuse("this peer is called too often from this network")
         ended: list[Circuit] = []
         if len(to_callee) >= limits.circuits_per_callee:
             words = "this peer has as many circuits as it may have"
             ended.append(self._gives_way(caller, to_callee, limits.circuits_per_callee, words))
         elif len(circuits) >= limits.circuits:
             ended.append(self._gives_way(caller, circuits, limits.circuits, "all circuits are taken"))
+        if not self._calls.spend(reservation.peer, now):
+            raise self._refuse("this peer is called too often")
         circuit = Circuit(self.rng.randbytes(16), caller, reservation, self._rates.open(now, caller), now, now)
         self._circuits[circuit.token] = self._by_flow[circuit.flow] = circuit
         return circuit, ended
@@ -282,10 +298,11 @@ class Book:
     def overdue_circuits(self, now: float) -> list[Circuit]:
         """Those that stand. Whoever waits for its callee has a time of its own."""
         limits = self.limits
+        longest = {True: limits.circuit_s, False: limits.unanswered_s}
         return [
             one
             for one in self._circuits.values()
-            if one.accepted and (now >= one.used_s + limits.idle_s or now >= one.since_s + limits.circuit_s)
+            if one.accepted and (now >= one.used_s + limits.idle_s or now >= one.since_s + longest[one.answered])
         ]
 
     def overdue_reservations(self, now: float) -> list[Reservation]:

@@ -44,6 +44,8 @@ async def serve() -> None:
         circuits_per_callee=most,
         circuits_per_caller=most,
         dials_burst=free,
+        calls_burst=free,
+        network_burst=free,
         connections_burst=free,
         unanswered=1 << 30,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from dsdnode.errors import Overloaded
 from dsdnode.identity import Identity
 from dsdnode.net.relay import frames
+from dsdnode.net.relay.agent import MAX_FRAMES, Patience
 from dsdnode.net.relay.book import Book, Circuit, Limits, Reservation, limits_for
 from tests.net.relay.ends import BOB, CAROL, MALLORY, ROSE
 
@@ -18,7 +20,8 @@ HER, HIS = "198.51.100.1", "203.0.113.9"
 
 
 def book_of(**limits: Any) -> Book:
-    return Book(Limits(**limits), Random(1), 0.0)
+    """Where nothing else is said one network may call as often as all together."""
+    return Book(Limits(**{"network_burst": 1e9, **limits}), Random(1), 0.0)
 
 
 def somebody(number: int) -> Identity:
@@ -159,10 +162,14 @@ def test_a_reservation_ends_with_its_lease_or_in_silence() -> None:
 def test_a_circuit_ends_when_it_is_idle_and_after_an_hour() -> None:
     book = book_of()
     reserved(book)
-    busy, idle = dialled(book), dialled(book)
+    busy, idle, vain = dialled(book), dialled(book), dialled(book)
     assert book.overdue_circuits(200) == []
-    for one in (busy, idle):
+    for one in (busy, idle, vain):
         assert accepted(book, one)
+        book.carried(0, one, 1, by_callee=one is not vain)
+    book.carried(9, vain, 1, by_callee=False)
+    assert book.overdue_circuits(9.9) == [] and book.overdue_circuits(10) == [vain], "nobody says a word to her"
+    book.end(10, vain)
     assert book.overdue_circuits(119) == []
     for now in range(100, 3600, 100):
         book.carried(now, busy, 1, by_callee=False)
@@ -216,12 +223,41 @@ def test_callees_of_mallory_s_that_answer_nobody_keep_alice_from_nobody_else() -
 
 
 def test_what_is_remembered_of_callers_is_bounded() -> None:
-    book = book_of()
+    book = book_of(calls_burst=1e9)
     reserved(book)
     for number in range(4200):
         book.end(0, dialled(book, host=f"198.{number >> 8}.{number & 255}.1"))
     assert len(book._vain) == 4096 == len(book._dials)
     assert book.num_circuits == 0 == len(book._by_flow)
+
+
+def test_whoever_calls_bob_is_told_of_no_oftener_than_he_stays_for() -> None:
+    """Mallory calls him from as many houses as she likes; carol is called as before."""
+    book, told, ping_s = book_of(), 0, Patience().ping_s
+    reserved(book), reserved(book, CAROL)
+    for step in range(round(8 * ping_s)):
+        for number in range(4):
+            with contextlib.suppress(Overloaded):
+                book.end(step / 8, dialled(book, step / 8, host=f"2001:db8:{step:x}:{number:x}00::1"))
+                told += 1
+    assert 150 < told < MAX_FRAMES / 1.25
+    with pytest.raises(Overloaded, match="this peer is called too often"):
+        dialled(book, ping_s - 1 / 8)
+    dialled(book, ping_s, callee=CAROL)
+
+
+def test_one_network_does_not_keep_alice_from_bob_by_calling_him_all_the_time() -> None:
+    book = book_of(network_burst=Limits.network_burst)
+    reserved(book), reserved(book, CAROL)
+    for step in range(40):
+        for host, _ in zip(hosts(), range(4), strict=False):
+            with contextlib.suppress(Overloaded):
+                circuit = dialled(book, step / 4, host)
+                book.carried(step / 4, circuit, 1, by_callee=True)
+                book.end(step / 4, circuit)
+    with pytest.raises(Overloaded, match="this peer is called too often from this network"):
+        dialled(book, 9.75, "198.51.100.9")
+    assert dialled(book, 9.75, "192.0.2.1").callee is not dialled(book, 9.75, "198.51.100.9", CAROL).callee
 
 
 def test_guests_of_the_network_that_has_most_make_room() -> None:
