@@ -25,6 +25,11 @@ GATEWAY: Final = {
         "for way in WAYS:",
         "for way in {*kinds, *(one.link for one in answering)}:",
     ),
+    "api-unread": Mutation("dsdnode.gateway.server:Connection._await_reader", "self.transport.abort()", "pass"),
+    "api-slow": Mutation("dsdnode.gateway.server:Connection._await_reader", "before and left >= before", "before"),
+    "api-ahead": Mutation(
+        "dsdnode.gateway.server:Connection.data_received", "self.conn.their_state is h11.DONE", "False"
+    ),
     "routed-to": Mutation(
         "dsdnode.node.drafter.delivery:Delivery._tell_route",
         " and self._rpc.transport.can(self.client, ROUTE)",
