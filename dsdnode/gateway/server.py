@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import h11
 import uvicorn
@@ -19,6 +19,8 @@ from dsdnode.gateway.port import Swarm
 
 DRAIN_S = 30
 """Replies in flight may take so long to end."""
+END_S = 2.0
+"""And then so long to say that they do not."""
 MAX_CONNECTIONS = 1000
 """One more is told 503: each may hold a reply, and takes a descriptor."""
 HEAD_S = 20.0
@@ -161,6 +163,16 @@ class Gateway:
             await self._server.serve(sockets=[self._socket])
         finally:
             self._socket.close()
+            await self._end(self._server.server_state.tasks)
+
+    async def _end(self, answering: Collection[asyncio.Task[None]]) -> None:
+        """They tell their clients, and the swarm, which is there until we return."""
+        for task in answering:
+            if not task.cancelling():
+                task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await asyncio.gather(*answering, return_exceptions=True)
 
     def stop(self) -> None:
         """What was asked is answered. Asked twice: no more."""

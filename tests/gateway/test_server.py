@@ -9,12 +9,16 @@ from contextlib import suppress
 from typing import Any
 from unittest.mock import Mock
 
+import httpx
 import pytest
 
 from dsdnode.gateway import bodies, server
+from dsdnode.gateway.doors import Rules
+from dsdnode.gateway.server import Gateway
 from dsdnode.swarm.info import ModelInfo
-from tests.gateway.conftest import MODEL, WAIT, Served, hello
+from tests.gateway.conftest import MODEL, WAIT, ScriptedSwarm, Served, hello
 
+CHAT = "/v1/chat/completions"
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
@@ -122,3 +126,27 @@ async def test_a_reason_has_an_end(served: Served) -> None:
     answer = await served.http.get("/health")
     assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
     assert answer.json()["reason"].endswith("and 996 more")
+
+
+@pytest.mark.parametrize(("path", "last"), [(CHAT, b'data: {"error"'), ("/api/chat", b'{"error"')])
+async def test_who_is_not_answered_before_the_gateway_ends_is_told(
+    caplog: pytest.LogCaptureFixture, path: str, last: bytes
+) -> None:
+    """Alice presses Ctrl-C a second time: bob is in the middle of a stream, carol waits for a whole reply."""
+    swarm = ScriptedSwarm(["Hel", WAIT])
+    gateway = Gateway("127.0.0.1", 0, Rules())
+    running = asyncio.create_task(gateway.run(swarm))
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
+        carol = asyncio.create_task(http.post(path, json=hello(model="demo", stream=False)))
+        await swarm.began.wait()
+        async with http.stream("POST", path, json=hello(model="demo", stream=True)) as bob:
+            parts = bob.aiter_bytes()
+            heard = [await anext(parts)]
+            gateway.stop()
+            gateway.stop()
+            heard += [part async for part in parts]
+        assert heard[-1].startswith(last) and b"was stopped" in heard[-1]
+        answer = await carol
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0 and "was stopped" in answer.text
+    await running
+    assert swarm.left.is_set() and "Traceback" not in caplog.text
