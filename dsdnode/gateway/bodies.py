@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -59,8 +59,8 @@ T = TypeVar("T")
 
 async def read(request: Request, kind: type[T]) -> T:
     """Raises BadInput, which says where in the body the fault is."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.lower() not in ("", "identity"):
         raise BadInput(f"content-encoding {encoding[:40]!r}: bodies are read as they are, not compressed")
     data = bytearray()
     try:
@@ -140,6 +140,24 @@ class Sampled(msgspec.Struct, kw_only=True):
     guided_grammar: Any = None
     structured_outputs: Any = None
     """As llama.cpp and vLLM call it."""
+    mirostat: Any = None
+    typical_p: Any = None
+    tfs_z: Any = None
+    xtc_probability: Any = None
+    dry_multiplier: Any = None
+    dynatemp_range: Any = None
+    top_n_sigma: Any = None
+    min_tokens: Any = None
+    ignore_eos: Any = None
+    stop_token_ids: Any = None
+    bad_words: Any = None
+    allowed_token_ids: Any = None
+    use_beam_search: Any = None
+    chat_template: Any = None
+    documents: Any = None
+    add_generation_prompt: Any = None
+    continue_final_message: Any = None
+    """Of llama.cpp, Ollama and vLLM (OTHERS_KNOBS)."""
 
     def request(
         self,
@@ -155,6 +173,7 @@ class Sampled(msgspec.Struct, kw_only=True):
         constraint: Constraint | None = None,
     ) -> GenerateRequest:
         """`choice`: the how-manieth of several replies to one request, each with a seed of its own. Raises BadInput."""
+        refuse({name: getattr(self, name) not in (None, *idle) for name, idle in OTHERS_KNOBS.items()})
         return GenerateRequest(
             messages=messages or (),
             tools=tools,
@@ -219,6 +238,15 @@ OTHERS_RULES = (
     "grammar", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
 )  # fmt: skip
 """A reply that is not held to one of them would look as if it were."""
+OTHERS_KNOBS: Mapping[str, Sequence[Any]] = {
+    **dict.fromkeys(("mirostat", "xtc_probability", "dry_multiplier", "dynatemp_range", "min_tokens"), (0,)),
+    **dict.fromkeys(("ignore_eos", "use_beam_search", "continue_final_message"), (False,)),
+    **dict.fromkeys(("stop_token_ids", "bad_words", "allowed_token_ids", "documents"), ([],)),
+    "typical_p": (0, 1), "tfs_z": (1,), "top_n_sigma": (0, -1),
+    "chat_template": ("",), "add_generation_prompt": (True,),
+}  # fmt: skip
+"""By name, what they do nothing with, which programs send out of habit: with any other value the text would be another
+one, and is none that was asked for."""
 
 
 def text_of(content: Any, where: str) -> str:

@@ -257,3 +257,12 @@ async def test_a_key_was_not_seen_beside_another_one(served: Served) -> None:
     assert (await served.http.post(CHAT, json=hello(), headers=both)).status_code == 200
     for wrong in ({"x-api-key": "a kex"}, {"authorization": "Basic a key"}, {}):
         assert (await served.http.post(CHAT, json=hello(), headers=wrong)).status_code == 401
+
+
+async def test_the_beginning_of_an_answer_was_taken_for_a_turn_of_its_own(served: Served) -> None:
+    """Anthropic's models of old went on with it; here it would be another text."""
+    messages = [{"role": "user", "content": "as JSON"}, {"role": "assistant", "content": "{"}]
+    body = {"model": "demo", "max_tokens": 9, "messages": messages}
+    answer = await served.http.post("/v1/messages", json=body)
+    assert answer.status_code == 400 and "comes last" in answer.json()["error"]["message"]
+    assert (await served.http.post("/v1/messages/count_tokens", json=body)).status_code == 200
