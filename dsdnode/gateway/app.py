@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,6 +22,7 @@ from dsdnode.gateway.map import swarm as swarm_map
 from dsdnode.gateway.metrics import Metrics, metrics
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.watched import Watched
+from dsdnode.swarm.info import ModelInfo
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +82,7 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
     )
     app.state.metrics = Metrics()
     app.state.swarm = Watched(swarm, app.state.metrics)
+    app.state.rules = rules
     app.state.here = here or _nobody
     return app
 
@@ -93,10 +97,16 @@ async def health(request: Request) -> Response:
     known = await watched.seen_models()
     if any(one.complete and one.drafters for one in known):
         return JSONResponse({"status": "ok"})
+    rules: Rules = request.app.state.rules
+    knows = not rules.key or rules.has_key(request.headers)
+    reason = _lacking(known) if knows else "no model can be asked for; who sends the key is told why"
+    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": str(RETRY_AFTER_S)})
+
+
+def _lacking(known: Sequence[ModelInfo]) -> str:
     missing = [f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known[:MAX_REASONS]]
     missing += [f"and {len(known) - MAX_REASONS} more"] * (len(known) > MAX_REASONS)
-    reason = "; ".join(missing) or "nobody in this swarm hosts a model yet"
-    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": str(RETRY_AFTER_S)})
+    return "; ".join(missing) or "nobody in this swarm hosts a model yet"
 
 
 async def _refused(request: Request, error: Exception) -> Response:

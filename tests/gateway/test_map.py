@@ -73,6 +73,7 @@ async def test_however_many_look_all_peers_are_pinged_once(served: Served) -> No
 
 @pytest.mark.parametrize("rules", [Rules("a key")])
 async def test_only_the_page_itself_is_shown_without_the_key(served: Served) -> None:
+    served.swarm.known = [msgspec.structs.replace(MODEL, complete=False, missing="layers 4:8")]
     for path in ("/", "/page/main.js", "/page/page.css"):
         answer = await served.http.get(path)
         assert answer.status_code == 200 and "default-src 'none'" in answer.headers["content-security-policy"]
@@ -80,6 +81,8 @@ async def test_only_the_page_itself_is_shown_without_the_key(served: Served) -> 
     for path in ("/swarm", "/metrics", "/page/../swarm", "/page/..%2f..%2fdoors.py"):
         assert (await served.http.get(path)).status_code in (401, 404), path
     assert (await served.http.get("/swarm", headers={"authorization": "Bearer a key"})).status_code == 200
+    asked = [await served.http.get("/health", headers=headers) for headers in ({}, {"x-api-key": "a key"})]
+    assert [(answer.status_code, "demo: layers 4:8" in answer.text) for answer in asked] == [(503, False), (503, True)]
 
 
 async def test_a_reply_tells_by_which_stages_it_comes_and_by_which_others_after_a_loss(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ GATEWAY: Final = {
     "page-key": Mutation(
         "dsdnode.gateway.doors:Rules.check", "path in OPEN_PATHS or path.startswith(OPEN_FOLDER)", "True"
     ),
+    "health-names": Mutation("dsdnode.gateway.app:health", "not rules.key or rules.has_key(request.headers)", "True"),
     "page-policy": Mutation("dsdnode.gateway.page:_file", ", headers=HEADERS", ""),
     "map-names": Mutation("dsdnode.gateway.map:_words", "printable(text[:MAX_WORDS])", "text"),
     "map-peers": Mutation("dsdnode.gateway.map:swarm", "[:MAX_PEERS]", ""),
