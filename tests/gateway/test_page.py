@@ -252,12 +252,28 @@ async def test_words_of_strangers_are_words(browser: Browser) -> None:
         browser.asked(), browser.complaints()  # of the tests before
         page = Page(browser, url)
         await browser.do(story)
-        assert {one[: len(url) + 1] for one in browser.asked() if not one.startswith("data:")} == {f"{url}/"}
+        assert {one[: len(url) + 1] for one in browser.asked() if not one.startswith(("data:", "chrome:"))} == {
+            f"{url}/"
+        }
+
+
+REFUSES = (
+    "for (const kind of ['localStorage', 'sessionStorage']) Object.defineProperty(window, kind, {get() { throw 1; }})"
+)
 
 
 @needs_chromium
-async def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Browser) -> None:
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Browser, keeps: bool) -> None:
+    """And by the page, in a browser that lets no page keep anything."""
+
     def story() -> None:
+        script = {"source": "" if keeps else REFUSES}
+        script = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+        chats()
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+    def chats() -> None:
         browser.driver.get(f"{page.url}/")
         browser.until(lambda: browser.find("#settings").is_displayed())
         assert "key" in browser.find("#key-note").text and page.focused() == "key"
@@ -266,7 +282,8 @@ async def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Browser) ->
         browser.find("#prompt").send_keys("hello", Keys.ENTER)
         browser.until(page.is_over)
         assert page.reply() == "Hello"
-        assert "sesame" not in str(browser.driver.execute_script("return JSON.stringify(localStorage)"))
+        if keeps:
+            assert "sesame" not in str(browser.driver.execute_script("return JSON.stringify(localStorage)"))
 
     async with serving(ScriptedSwarm(), Rules("open sesame")) as url:
         page = Page(browser, url)

@@ -1,11 +1,13 @@
 // Talks to the gateway that this page came from, and to nobody else.
 
+import { tab } from "./store.js";
+
 const KEY = "dsdnode.key";
 
 /** The key that this tab was given; it is not kept longer than the tab. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) || "",
-  set: (value) => sessionStorage.setItem(KEY, value),
+  get: () => tab.getItem(KEY) || "",
+  set: (value) => tab.setItem(KEY, value),
 };
 
 export class Failed extends Error {
