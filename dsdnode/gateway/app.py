@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 from starlette.applications import Starlette
@@ -22,6 +25,7 @@ from dsdnode.gateway.map import swarm as swarm_map
 from dsdnode.gateway.metrics import Metrics, metrics
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.watched import Watched
+from dsdnode.node.status import NodeStatus
 from dsdnode.swarm.info import ModelInfo
 
 log = structlog.get_logger(__name__)
@@ -29,11 +33,20 @@ log = structlog.get_logger(__name__)
 MAX_REASONS = 4
 """Models in a reason: anybody may name as many as he likes to the swarm."""
 EMBEDDINGS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
+HERE_S = 3.0
+"""A node beside us that stands still is silent after it: neither an eye nor Prometheus waits longer."""
 HUNG_UP = 499
 """As nginx has it; nobody reads it."""
 
 
 async def _nobody() -> None:
+    return None
+
+
+async def _unless_silent(here: Here) -> NodeStatus | None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HERE_S):
+            return await here()
     return None
 
 
@@ -83,7 +96,7 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
     app.state.metrics = Metrics()
     app.state.swarm = Watched(swarm, app.state.metrics)
     app.state.rules = rules
-    app.state.here = here or _nobody
+    app.state.here = partial(_unless_silent, here or _nobody)
     return app
 
 

@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from dsdnode.client.client import GenerateRequest, Piece
+from dsdnode.gateway import app
 from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.map import MAX_MODELS, MAX_PEERS
 from dsdnode.net.memory import MemoryTransport
@@ -17,7 +19,7 @@ from dsdnode.net.port import ROUTE
 from dsdnode.node.ledger import Given, GivenInAll
 from dsdnode.swarm.info import Newcomer, PeerInfo
 from dsdnode.wire.replies import StageInfo
-from tests.gateway.conftest import MODEL, WAIT, Served, hello
+from tests.gateway.conftest import MODEL, WAIT, ScriptedSwarm, Served, hello
 from tests.gateway.test_metrics import NODE
 from tests.node.swarm import fake_swarm, tokens_of
 
@@ -124,3 +126,17 @@ async def test_what_a_reply_waits_for_is_told(served: Served) -> None:
             pass
     assert flows[0]["waits"] == "waiting for layers 4:8"
     asking.cancel()
+
+
+@pytest.mark.parametrize("path", ["/swarm", "/metrics"])
+async def test_a_node_that_stands_still_is_not_waited_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice's is stopped, or her disk is: her map shows what others say."""
+    monkeypatch.setattr(app, "HERE_S", 0.01)
+
+    async def stands_still() -> None:
+        await asyncio.Event().wait()
+
+    asked = httpx.ASGITransport(app.make_app(ScriptedSwarm(), Rules(), stands_still))
+    async with httpx.AsyncClient(transport=asked, base_url="http://localhost") as http, asyncio.timeout(5):
+        answer = await http.get(path)
+    assert answer.status_code == 200 and ("demo" in answer.text or "dsdnode_swarm_models" in answer.text)
