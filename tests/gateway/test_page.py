@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,6 +256,35 @@ async def test_words_of_strangers_are_words(browser: Browser) -> None:
         assert {one[: len(url) + 1] for one in browser.asked() if not one.startswith(("data:", "chrome:"))} == {
             f"{url}/"
         }
+
+
+@needs_chromium
+async def test_two_tabs_that_go_on_with_one_conversation_keep_both(browser: Browser) -> None:
+    def asks(words: str) -> None:
+        browser.find("#prompt").send_keys(words, Keys.ENTER)
+        browser.until(page.is_over)
+
+    def story() -> None:
+        page.open()
+        browser.driver.execute_script("localStorage.clear()")
+        asks("one")
+        first = browser.driver.current_window_handle
+        browser.driver.switch_to.new_window("tab")
+        page.open()
+        browser.find("#open-history").click()
+        browser.find("#conversations .title").click()
+        asks("two")
+        asks("three")
+        browser.driver.close()
+        browser.driver.switch_to.window(first)
+        asks("four")
+        told = str(browser.driver.execute_script("return localStorage.getItem('dsdnode.conversations')"))
+        said = [[one["content"] for one in kept["messages"][::2]] for kept in json.loads(told)]
+        assert said == [["one", "four"], ["one", "two", "three"]]
+
+    async with serving(ScriptedSwarm()) as url:
+        page = Page(browser, url)
+        await browser.do(story)
 
 
 REFUSES = (

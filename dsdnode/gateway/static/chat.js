@@ -16,7 +16,7 @@ export class Chat {
     this.onrefused = onrefused;
     this.views = [];
     this.running = null;
-    this.open({ id: crypto.randomUUID?.() ?? String(Date.now()), messages: [] });
+    this.open(store.begun());
     this.field = byId("prompt");
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -33,7 +33,7 @@ export class Chat {
     });
     byId("stop").addEventListener("click", () => this.stop());
     byId("new").addEventListener("click", () => {
-      this.open({ id: crypto.randomUUID?.() ?? String(Date.now()), messages: [] });
+      this.open(store.begun());
       this.field.focus();
     });
   }
@@ -158,7 +158,8 @@ export class Chat {
     this.draw(view, conversation);
     view.settle();
     const first = conversation.messages.find((one) => one.role === "user");
-    store.keep({ ...conversation, title: first?.content.slice(0, 80) ?? "", at: Date.now() });
+    conversation.title = first?.content.slice(0, 80) ?? "";
+    store.keep(conversation);
     byId("announce").textContent = message.note ? `Reply ${message.note}` : `Reply: ${message.content.slice(0, 1000)}`;
   }
 

@@ -31,9 +31,18 @@ export function conversations() {
   return Array.isArray(found) ? found : [];
 }
 
-/** What does not fit is left out, the oldest first: a browser gives a page 5 MB or so. */
+const id = () => crypto.randomUUID?.() ?? String(Date.now());
+
+/** `at`: when it was kept last. */
+export const begun = () => ({ id: id(), messages: [], at: 0 });
+
+/** What another tab has made of it meanwhile stays beside it. What does not fit is left out, the oldest first: a browser
+ * gives a page 5 MB or so. */
 export function keep(conversation) {
-  let all = conversations().filter((one) => one.id !== conversation.id);
+  let all = conversations();
+  if (all.some((one) => one.id === conversation.id && one.at !== conversation.at)) conversation.id = id();
+  conversation.at = Date.now();
+  all = all.filter((one) => one.id !== conversation.id);
   if (conversation.messages.length) all.unshift(conversation);
   all = all.slice(0, MAX_CONVERSATIONS);
   for (;;) {
