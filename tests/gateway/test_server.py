@@ -75,6 +75,13 @@ async def test_a_reply_that_nobody_reads_ends(served: Served, monkeypatch: pytes
             await served.swarm.left.wait()
 
 
+async def test_who_sends_too_much_hears_so(served: Served) -> None:
+    """Also if he wants to hang up after it: he sends on when the gateway has heard enough."""
+    size = 3 * bodies.MAX_BODY_BYTES
+    head = HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % size
+    assert b"longer than 4 MiB" in await _said(served, [head, *[b" " * (size // 16)] * 16], 0.0)
+
+
 async def test_who_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob's line takes some of a long answer at a time, and then no more."""
     monkeypatch.setattr(server, "READ_S", 0.0)
