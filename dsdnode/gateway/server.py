@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import h11
 import uvicorn
@@ -163,20 +163,24 @@ class Gateway:
             await self._server.serve(sockets=[self._socket])
         finally:
             self._socket.close()
-            await self._end(self._server.server_state.tasks)
+            answering = self._end(self._server)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_S):
+                    await asyncio.gather(*answering, return_exceptions=True)
 
-    async def _end(self, answering: Collection[asyncio.Task[None]]) -> None:
-        """They tell their clients, and the swarm, which is there until we return."""
+    def _end(self, server: Server) -> list[asyncio.Task[None]]:
+        """Those that answer yet: they tell their clients, and the swarm, which is there until `run` returns."""
+        answering = list(server.server_state.tasks)
         for task in answering:
             if not task.cancelling():
                 task.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_S):
-                await asyncio.gather(*answering, return_exceptions=True)
+        return answering
 
     def stop(self) -> None:
         """What was asked is answered. Asked twice: no more."""
         if self._server is not None:
             self._server.force_exit = self._stopped
             self._server.should_exit = True
+            if self._stopped:  # from Python 3.12 on it waits for their connections all the same
+                self._end(self._server)
         self._stopped = True
