@@ -13,11 +13,13 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
-from dsdnode.errors import PeerMisbehaved
+from dsdnode.errors import NotRunning, PeerMisbehaved
 from dsdnode.gateway.port import Swarm
 from dsdnode.wire.logprobs import SaidPosition
 
 T = TypeVar("T")
+
+ENDS = "the gateway was stopped before the reply had come to its end"
 
 
 @dataclass(slots=True)
@@ -203,7 +205,8 @@ class Answers:
 
 
 async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """`work`, ended at once when who asked has hung up. Raises ClientDisconnect then, and what `work` raises.
+    """`work`, ended at once when who asked has hung up. Raises ClientDisconnect then, NotRunning when the gateway ends
+    before it, and what `work` raises.
 
     The request's body must have been read.
     """
@@ -214,7 +217,7 @@ async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         if watch.done() and not watch.cancelled():
             raise ClientDisconnect from None
-        raise
+        raise NotRunning(ENDS) from None
     finally:
         watch.cancel()
         if not task.done():

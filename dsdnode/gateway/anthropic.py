@@ -116,6 +116,12 @@ class MessagesBody(Counted, kw_only=True):
     max_tokens: Tokens
     stream: bool | None = None
 
+    def asked(self) -> GenerateRequest:
+        """Raises BadInput."""
+        if self.messages[-1].role == "assistant":
+            raise BadInput("a reply cannot go on with a message of the assistant's: the user's comes last")
+        return Counted.asked(self)
+
 
 def _system(said: Any) -> str:
     """Without lines that change with every request."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,17 +25,28 @@ from dsdnode.gateway.map import swarm as swarm_map
 from dsdnode.gateway.metrics import Metrics, metrics
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.watched import Watched
+from dsdnode.node.status import NodeStatus
+from dsdnode.swarm.info import ModelInfo
 
 log = structlog.get_logger(__name__)
 
 MAX_REASONS = 4
 """Models in a reason: anybody may name as many as he likes to the swarm."""
 EMBEDDINGS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
+HERE_S = 3.0
+"""A node beside us that stands still is silent after it: neither an eye nor Prometheus waits longer."""
 HUNG_UP = 499
 """As nginx has it; nobody reads it."""
 
 
 async def _nobody() -> None:
+    return None
+
+
+async def _unless_silent(here: Here) -> NodeStatus | None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HERE_S):
+            return await here()
     return None
 
 
@@ -79,7 +95,8 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
     )
     app.state.metrics = Metrics()
     app.state.swarm = Watched(swarm, app.state.metrics)
-    app.state.here = here or _nobody
+    app.state.rules = rules
+    app.state.here = partial(_unless_silent, here or _nobody)
     return app
 
 
@@ -93,10 +110,16 @@ async def health(request: Request) -> Response:
     known = await watched.seen_models()
     if any(one.complete and one.drafters for one in known):
         return JSONResponse({"status": "ok"})
+    rules: Rules = request.app.state.rules
+    knows = not rules.key or rules.has_key(request.headers)
+    reason = _lacking(known) if knows else "no model can be asked for; who sends the key is told why"
+    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": str(RETRY_AFTER_S)})
+
+
+def _lacking(known: Sequence[ModelInfo]) -> str:
     missing = [f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known[:MAX_REASONS]]
     missing += [f"and {len(known) - MAX_REASONS} more"] * (len(known) > MAX_REASONS)
-    reason = "; ".join(missing) or "nobody in this swarm hosts a model yet"
-    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": str(RETRY_AFTER_S)})
+    return "; ".join(missing) or "nobody in this swarm hosts a model yet"
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -20,10 +20,10 @@ from dsdnode.errors import BadInput
 from dsdnode.wire.replies import Constraint
 from dsdnode.wire.shaping import MAX_BIAS, MAX_BIASES, MAX_LOGPROBS, LastTokens, Penalty, Repetition
 
-MAX_BODY_BYTES = 16 << 20
-"""A conversation with long documents in it has a few; its texts have limits of their own on the wire."""
+MAX_BODY_BYTES = 4 << 20
+"""What is asked has one MiB on the wire; escapes may make three of it. While one is decoded nobody else is served."""
 BODY_S = 120.0
-"""A body of that size comes in this time by 140 kB/s; programs run beside us."""
+"""A body of that size comes in this time by 35 kB/s; programs run beside us."""
 MAX_REPLY_TOKENS = 1 << 20
 MAX_CHOICES = 16
 USUAL_TOKENS = 2048
@@ -33,8 +33,6 @@ LEAST_TOP_P = 1e-6
 ANY_MODEL = ("", "default", "auto")
 MAX_HALVES = 1 << 13
 """Replaced in a body: each costs, and a conversation has a few."""
-MAX_MENDED_BYTES = 4 << 20
-"""Of a body: to look through so many takes a sixth of a second, in which nobody else is answered."""
 THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 """Parts and items by their type: what models have thought before is no part of what they are asked."""
 _HALF = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -59,18 +57,20 @@ T = TypeVar("T")
 
 async def read(request: Request, kind: type[T]) -> T:
     """Raises BadInput, which says where in the body the fault is."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.lower() not in ("", "identity"):
         raise BadInput(f"content-encoding {encoding[:40]!r}: bodies are read as they are, not compressed")
-    data = bytearray()
+    data, num_bytes = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
-                data += part
-                if len(data) > MAX_BODY_BYTES:
-                    raise BadInput(f"the request's body is longer than {MAX_BODY_BYTES >> 20} MiB")
+                num_bytes += len(part)
+                if num_bytes <= MAX_BODY_BYTES:
+                    data += part
     except TimeoutError:
         raise BadInput(f"the request's body had not come after {BODY_S:.0f} s") from None
+    if num_bytes > MAX_BODY_BYTES:  # all of it was read: who is hung up on while he sends hears nothing
+        raise BadInput(f"the request's body is longer than {MAX_BODY_BYTES >> 20} MiB")
     try:
         return _decoded(bytes(data.removeprefix(codecs.BOM_UTF8)), kind)
     except msgspec.ValidationError as error:
@@ -87,7 +87,7 @@ def _decoded(data: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        if len(data) > MAX_MENDED_BYTES or rb"\ud" not in data.lower():
+        if rb"\ud" not in data.lower():
             raise
         whole = _HALVES.sub(lambda found: found["others"] or rb"\ufffd", data, count=MAX_HALVES)
         if whole == data:
@@ -140,6 +140,24 @@ class Sampled(msgspec.Struct, kw_only=True):
     guided_grammar: Any = None
     structured_outputs: Any = None
     """As llama.cpp and vLLM call it."""
+    mirostat: Any = None
+    typical_p: Any = None
+    tfs_z: Any = None
+    xtc_probability: Any = None
+    dry_multiplier: Any = None
+    dynatemp_range: Any = None
+    top_n_sigma: Any = None
+    min_tokens: Any = None
+    ignore_eos: Any = None
+    stop_token_ids: Any = None
+    bad_words: Any = None
+    allowed_token_ids: Any = None
+    use_beam_search: Any = None
+    chat_template: Any = None
+    documents: Any = None
+    add_generation_prompt: Any = None
+    continue_final_message: Any = None
+    """Of llama.cpp, Ollama and vLLM (OTHERS_KNOBS)."""
 
     def request(
         self,
@@ -155,6 +173,7 @@ class Sampled(msgspec.Struct, kw_only=True):
         constraint: Constraint | None = None,
     ) -> GenerateRequest:
         """`choice`: the how-manieth of several replies to one request, each with a seed of its own. Raises BadInput."""
+        refuse({name: getattr(self, name) not in (None, *idle) for name, idle in OTHERS_KNOBS.items()})
         return GenerateRequest(
             messages=messages or (),
             tools=tools,
@@ -219,6 +238,15 @@ OTHERS_RULES = (
     "grammar", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
 )  # fmt: skip
 """A reply that is not held to one of them would look as if it were."""
+OTHERS_KNOBS: Mapping[str, Sequence[Any]] = {
+    **dict.fromkeys(("mirostat", "xtc_probability", "dry_multiplier", "dynatemp_range", "min_tokens"), (0,)),
+    **dict.fromkeys(("ignore_eos", "use_beam_search", "continue_final_message"), (False,)),
+    **dict.fromkeys(("stop_token_ids", "bad_words", "allowed_token_ids", "documents"), ([],)),
+    "typical_p": (0, 1), "tfs_z": (1,), "top_n_sigma": (0, -1),
+    "chat_template": ("",), "add_generation_prompt": (True,),
+}  # fmt: skip
+"""By name, what they do nothing with, which programs send out of habit: with any other value the text would be another
+one, and is none that was asked for."""
 
 
 def text_of(content: Any, where: str) -> str:

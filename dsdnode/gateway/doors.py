@@ -47,16 +47,18 @@ class Rules:
             raise Forbidden(f"pages of {origin[:100]} may not ask here: --api-origin names those that may")
         if self.key:
             is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
-            if not is_open and not self._has_key(headers):
+            if not is_open and not self.has_key(headers):
                 raise Unauthorized("this server has a key: send it as `Authorization: Bearer KEY`, or as `x-api-key`")
         elif not is_loopback(hostname(host)):
             raise Forbidden(f"{host[:100]!r} is no name of this machine that is answered without --api-key")
 
-    def _has_key(self, headers: Headers) -> bool:
-        """In either place: programs fill the other one with whatever they have of somebody else."""
+    def has_key(self, headers: Headers) -> bool:
+        """In either place: programs fill the other one with whatever they have of somebody else. And in UTF-8, as
+        terminals have it, or in Latin-1, as browsers do."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = (bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
-        return any([hmac.compare_digest(one.encode(), self.key.encode()) for one in given])
+        forms = [form for one in given for form in (one.encode("latin-1"), one.encode())]
+        return any([hmac.compare_digest(one, self.key.encode()) for one in forms])
 
 
 def is_same(origin: str, host: str) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -18,10 +19,16 @@ from dsdnode.gateway.port import Swarm
 
 DRAIN_S = 30
 """Replies in flight may take so long to end."""
+END_S = 2.0
+"""And then so long to say that they do not."""
 MAX_CONNECTIONS = 1000
 """One more is told 503: each may hold a reply, and takes a descriptor."""
 HEAD_S = 20.0
 """So long a connection may take to say what it asks: who says nothing takes a place of those who would."""
+READ_S = 120.0
+"""So long nothing may be taken of what was written: a reply that nobody reads keeps its place in the swarm."""
+MAX_AHEAD_BYTES = 64 << 10
+"""Read behind a request that is being answered: whoever hangs up is heard only as long as we read."""
 KEEP_ALIVE_S = 75
 """Longer than clients keep connections that are not in use: of two that close at once one sees an error."""
 MAX_WAITING = 256
@@ -49,16 +56,29 @@ def check_exposed(host: str, key: str) -> None:
 
 
 class Connection(H11Protocol):
-    """Ends when its request's head does not come in time, also where it comes byte by byte."""
+    """Ends when its request's head does not come in time, also where it comes byte by byte, and when nobody reads."""
 
     _overdue: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # The system holds enough for who reads: so whatever waits here stops the reply, and is seen, after a close too.
+        transport.set_write_buffer_limits(high=0)
         self._expect()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader(0)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._await_nobody()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) < MAX_AHEAD_BYTES:
+            self.flow.resume_reading()
         if self.cycle is not None and not self.cycle.response_complete:
             self._expect_nothing()
         elif self._overdue is None:
@@ -66,6 +86,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
+        self._await_nobody()
         super().connection_lost(exc)
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -78,6 +99,19 @@ class Connection(H11Protocol):
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+
+    def _await_reader(self, before: int) -> None:
+        """`before`: bytes that were not taken when it was looked last."""
+        left = self.transport.get_write_buffer_size()
+        if before and left >= before:
+            self.transport.abort()
+        else:
+            self._unread = self.loop.call_later(READ_S, self._await_reader, left)
+
+    def _await_nobody(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 class Server(uvicorn.Server):
@@ -129,10 +163,24 @@ class Gateway:
             await self._server.serve(sockets=[self._socket])
         finally:
             self._socket.close()
+            answering = self._end(self._server)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_S):
+                    await asyncio.gather(*answering, return_exceptions=True)
+
+    def _end(self, server: Server) -> list[asyncio.Task[None]]:
+        """Those that answer yet: they tell their clients, and the swarm, which is there until `run` returns."""
+        answering = list(server.server_state.tasks)
+        for task in answering:
+            if not task.cancelling():
+                task.cancel()
+        return answering
 
     def stop(self) -> None:
         """What was asked is answered. Asked twice: no more."""
         if self._server is not None:
             self._server.force_exit = self._stopped
             self._server.should_exit = True
+            if self._stopped:  # from Python 3.12 on it waits for their connections all the same
+                self._end(self._server)
         self._stopped = True

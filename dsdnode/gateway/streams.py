@@ -13,14 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dsdnode.errors import DsdError
-from dsdnode.gateway.answers import unless_hung_up
+from dsdnode.errors import DsdError, NotRunning
+from dsdnode.gateway.answers import ENDS, unless_hung_up
 
 log = structlog.get_logger(__name__)
 
 FIRST_S = 10.0
 """A status can be told as long as nothing was sent; proxies and programs do not wait much longer for a first byte."""
 PING_S = 10.0
+LAST_WORD_S = 1.0
+"""Whoever reads nothing does not hold up the gateway's end."""
 PING = b": ping\n\n"
 """A comment, which every reader of server-sent events skips."""
 
@@ -87,11 +89,15 @@ class _Streamed(StreamingResponse):
     def __init__(self, coming: _Coming, tell: Callable[[Exception], bytes], ping: bytes, media_type: str) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(_body(coming, tell, ping), media_type=media_type, headers=headers)
-        self._coming = coming
+        self._coming, self._tell = coming, tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:  # the gateway ends; who hangs up does not come out here
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await send({"type": "http.response.body", "body": self._tell(NotRunning(ENDS)), "more_body": False})
         finally:
             await self._coming.aclose()
 

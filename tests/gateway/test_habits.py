@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dsdnode.client import constraints
-from dsdnode.gateway.bodies import USUAL_TOKENS
+from dsdnode.gateway.bodies import OTHERS_KNOBS, USUAL_TOKENS
 from dsdnode.gateway.doors import Rules, check_origin
 from tests.gateway.conftest import Served, hello
 from tests.gateway.test_tools import ASKED, TOOL
@@ -102,6 +102,9 @@ async def test_a_schema_is_held_to_wherever_it_stands(served: Served, path: str,
         (TEXT, {"guided_regex": "a+"}, "guided_regex"),
         (RESPONSES, {"structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
         (CHAT, {"web_search_options": {}}, "web_search_options"),
+        (OLLAMA, {"options": {"mirostat": 2, "typical_p": 0.3}}, "mirostat, typical_p"),
+        (TEXT, {"min_tokens": 5, "stop_token_ids": [7]}, "min_tokens, stop_token_ids"),
+        (CHAT, {"continue_final_message": True, "add_generation_prompt": False}, "add_generation_prompt"),
         (CHAT, {"messages": [{"role": "assistant", "audio": {"id": "a1"}}]}, "messages[0].audio"),
         (RESPONSES, {"prompt": {"id": "pmpt_1"}}, "prompt"),
         (RESPONSES, {"input": [{"type": "item_reference", "id": "msg_1"}]}, "not its id"),
@@ -113,6 +116,12 @@ async def test_what_would_change_the_reply_was_dropped_in_silence(
     served: Served, path: str, more: dict[str, Any], named: str
 ) -> None:
     assert named in await refused(served, path, **more)
+
+
+async def test_what_other_servers_do_nothing_with_is_sent_all_the_time(served: Served) -> None:
+    idle = {name: values[0] for name, values in OTHERS_KNOBS.items()}
+    await ask(served, CHAT, **idle)
+    await ask(served, OLLAMA, options={**idle, "mirostat_tau": 5.0, "typical_p": 1.0})
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])
@@ -187,6 +196,8 @@ async def test_what_a_model_thought_before_is_not_asked(served: Served, kind: st
 async def test_a_body_as_editors_write_it(served: Served) -> None:
     body = json.dumps(hello()).encode()
     assert (await served.http.post(CHAT, content=b"\xef\xbb\xbf" + body)).status_code == 200
+    plain = await served.http.post(CHAT, content=body, headers={"content-encoding": "Identity"})
+    assert plain.status_code == 200
     packed = await served.http.post(CHAT, content=gzip.compress(body), headers={"content-encoding": "gzip"})
     assert packed.status_code == 400 and "gzip" in packed.json()["error"]["message"]
 

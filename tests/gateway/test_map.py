@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
 from dsdnode.client.client import GenerateRequest, Piece
+from dsdnode.gateway import app
 from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.map import MAX_MODELS, MAX_PEERS
 from dsdnode.net.memory import MemoryTransport
@@ -17,7 +19,7 @@ from dsdnode.net.port import ROUTE
 from dsdnode.node.ledger import Given, GivenInAll
 from dsdnode.swarm.info import Newcomer, PeerInfo
 from dsdnode.wire.replies import StageInfo
-from tests.gateway.conftest import MODEL, WAIT, Served, hello
+from tests.gateway.conftest import MODEL, WAIT, ScriptedSwarm, Served, hello
 from tests.gateway.test_metrics import NODE
 from tests.node.swarm import fake_swarm, tokens_of
 
@@ -73,6 +75,7 @@ async def test_however_many_look_all_peers_are_pinged_once(served: Served) -> No
 
 @pytest.mark.parametrize("rules", [Rules("a key")])
 async def test_only_the_page_itself_is_shown_without_the_key(served: Served) -> None:
+    served.swarm.known = [msgspec.structs.replace(MODEL, complete=False, missing="layers 4:8")]
     for path in ("/", "/page/main.js", "/page/page.css"):
         answer = await served.http.get(path)
         assert answer.status_code == 200 and "default-src 'none'" in answer.headers["content-security-policy"]
@@ -80,6 +83,8 @@ async def test_only_the_page_itself_is_shown_without_the_key(served: Served) -> 
     for path in ("/swarm", "/metrics", "/page/../swarm", "/page/..%2f..%2fdoors.py"):
         assert (await served.http.get(path)).status_code in (401, 404), path
     assert (await served.http.get("/swarm", headers={"authorization": "Bearer a key"})).status_code == 200
+    asked = [await served.http.get("/health", headers=headers) for headers in ({}, {"x-api-key": "a key"})]
+    assert [(answer.status_code, "demo: layers 4:8" in answer.text) for answer in asked] == [(503, False), (503, True)]
 
 
 async def test_a_reply_tells_by_which_stages_it_comes_and_by_which_others_after_a_loss(tmp_path: Path) -> None:
@@ -121,3 +126,17 @@ async def test_what_a_reply_waits_for_is_told(served: Served) -> None:
             pass
     assert flows[0]["waits"] == "waiting for layers 4:8"
     asking.cancel()
+
+
+@pytest.mark.parametrize("path", ["/swarm", "/metrics"])
+async def test_a_node_that_stands_still_is_not_waited_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice's is stopped, or her disk is: her map shows what others say."""
+    monkeypatch.setattr(app, "HERE_S", 0.01)
+
+    async def stands_still() -> None:
+        await asyncio.Event().wait()
+
+    asked = httpx.ASGITransport(app.make_app(ScriptedSwarm(), Rules(), stands_still))
+    async with httpx.AsyncClient(transport=asked, base_url="http://localhost") as http, asyncio.timeout(5):
+        answer = await http.get(path)
+    assert answer.status_code == 200 and ("demo" in answer.text or "dsdnode_swarm_models" in answer.text)

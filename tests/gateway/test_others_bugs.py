@@ -257,3 +257,21 @@ async def test_a_key_was_not_seen_beside_another_one(served: Served) -> None:
     assert (await served.http.post(CHAT, json=hello(), headers=both)).status_code == 200
     for wrong in ({"x-api-key": "a kex"}, {"authorization": "Basic a key"}, {}):
         assert (await served.http.post(CHAT, json=hello(), headers=wrong)).status_code == 401
+
+
+@pytest.mark.parametrize("rules", [Rules("schl\u00fcssel \u20ac"), Rules("schl\u00fcssel")])
+@pytest.mark.parametrize("written", ["utf-8", "latin-1"])
+async def test_a_key_beyond_ascii_never_fitted(served: Served, rules: Rules, written: str) -> None:
+    """Terminals send it in UTF-8, browsers in Latin-1 if it can be written so."""
+    sent = rules.key.encode(written, "replace")
+    answer = await served.http.post(CHAT, json=hello(), headers=[(b"authorization", b"Bearer " + sent)])
+    assert answer.status_code == (200 if sent.decode(written) == rules.key else 401)
+
+
+async def test_the_beginning_of_an_answer_was_taken_for_a_turn_of_its_own(served: Served) -> None:
+    """Anthropic's models of old went on with it; here it would be another text."""
+    messages = [{"role": "user", "content": "as JSON"}, {"role": "assistant", "content": "{"}]
+    body = {"model": "demo", "max_tokens": 9, "messages": messages}
+    answer = await served.http.post("/v1/messages", json=body)
+    assert answer.status_code == 400 and "comes last" in answer.json()["error"]["message"]
+    assert (await served.http.post("/v1/messages/count_tokens", json=body)).status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from selenium.webdriver.common.keys import Keys
 
 from dsdnode.engine.fake import FakeTextEngine, fake_text
+from dsdnode.gateway import watched
 from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.page import FILES, FOLDER
 from dsdnode.gateway.port import Swarm
@@ -21,7 +23,7 @@ from dsdnode.node.ledger import Given, GivenInAll
 from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.swarm.info import PeerInfo
 from tests.gateway.chromium import Browser, needs_chromium
-from tests.gateway.conftest import ScriptedSwarm
+from tests.gateway.conftest import MODEL, WAIT, ScriptedSwarm
 from tests.gateway.test_metrics import NODE
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm
 
@@ -251,12 +253,57 @@ async def test_words_of_strangers_are_words(browser: Browser) -> None:
         browser.asked(), browser.complaints()  # of the tests before
         page = Page(browser, url)
         await browser.do(story)
-        assert {one[: len(url) + 1] for one in browser.asked() if not one.startswith("data:")} == {f"{url}/"}
+        assert {one[: len(url) + 1] for one in browser.asked() if not one.startswith(("data:", "chrome:"))} == {
+            f"{url}/"
+        }
 
 
 @needs_chromium
-async def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Browser) -> None:
+async def test_two_tabs_that_go_on_with_one_conversation_keep_both(browser: Browser) -> None:
+    def asks(words: str) -> None:
+        browser.find("#prompt").send_keys(words, Keys.ENTER)
+        browser.until(page.is_over)
+
     def story() -> None:
+        page.open()
+        browser.driver.execute_script("localStorage.clear()")
+        asks("one")
+        first = browser.driver.current_window_handle
+        browser.driver.switch_to.new_window("tab")
+        page.open()
+        browser.find("#open-history").click()
+        browser.find("#conversations .title").click()
+        asks("two")
+        asks("three")
+        browser.driver.close()
+        browser.driver.switch_to.window(first)
+        asks("four")
+        told = str(browser.driver.execute_script("return localStorage.getItem('dsdnode.conversations')"))
+        said = [[one["content"] for one in kept["messages"][::2]] for kept in json.loads(told)]
+        assert said == [["one", "four"], ["one", "two", "three"]]
+
+    async with serving(ScriptedSwarm()) as url:
+        page = Page(browser, url)
+        await browser.do(story)
+
+
+REFUSES = (
+    "for (const kind of ['localStorage', 'sessionStorage']) Object.defineProperty(window, kind, {get() { throw 1; }})"
+)
+
+
+@needs_chromium
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Browser, keeps: bool) -> None:
+    """And by the page, in a browser that lets no page keep anything."""
+
+    def story() -> None:
+        script = {"source": "" if keeps else REFUSES}
+        script = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+        chats()
+        browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+    def chats() -> None:
         browser.driver.get(f"{page.url}/")
         browser.until(lambda: browser.find("#settings").is_displayed())
         assert "key" in browser.find("#key-note").text and page.focused() == "key"
@@ -265,11 +312,50 @@ async def test_a_key_is_asked_for_and_kept_by_the_tab_alone(browser: Browser) ->
         browser.find("#prompt").send_keys("hello", Keys.ENTER)
         browser.until(page.is_over)
         assert page.reply() == "Hello"
-        assert "sesame" not in str(browser.driver.execute_script("return JSON.stringify(localStorage)"))
+        if keeps:
+            assert "sesame" not in str(browser.driver.execute_script("return JSON.stringify(localStorage)"))
 
     async with serving(ScriptedSwarm(), Rules("open sesame")) as url:
         page = Page(browser, url)
         await browser.do(story)
+
+
+@needs_chromium
+async def test_alice_follows_a_long_reply_until_it_breaks_off(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the model that she has chosen is asked again when it is back, not another one."""
+    monkeypatch.setattr(watched, "SEEN_S", 0.0)
+    other = replace(MODEL, name="other", model_id="cd" * 32)
+    swarm = ScriptedSwarm([f"{line}\n\n" for line in range(400)] + [WAIT], known=[MODEL, other])
+    gateway = Gateway("127.0.0.1", 0, Rules())
+    running = asyncio.create_task(gateway.run(swarm))
+    page = Page(browser, gateway.url)
+    left = "const log = document.getElementById('log'); return log.scrollHeight - log.scrollTop - log.clientHeight"
+
+    def follows() -> None:
+        page.open()
+        browser.find("#model option[value=other]").click()
+        browser.find("#prompt").send_keys("word " * 100, Keys.ENTER)
+        browser.until(lambda: "399" in page.reply() and browser.driver.execute_script(left) < 1)
+
+    def breaks_off() -> None:
+        browser.until(page.is_over)
+        assert page.stats().endswith("The reply broke off.")
+        browser.until(lambda: browser.driver.execute_script(left) < 1)
+        browser.until(lambda: "(gone)" in browser.find("#model").text)
+        assert browser.find("#model").get_property("value") == "other"
+
+    await browser.do(follows)
+    assert swarm.asked[0].model == "other"
+    swarm.known = [MODEL]
+    assert gateway._server is not None
+    for connection in list(gateway._server.server_state.connections):
+        connection.transport.abort()
+    await browser.do(breaks_off)
+    gateway.stop()
+    gateway.stop()
+    await running
 
 
 @needs_chromium
@@ -283,11 +369,14 @@ async def test_it_fits_a_phone_by_night(browser: Browser) -> None:
             browser.driver.execute_script(f"location.hash = '{view}'")
             browser.until(browser.find(f"#{view}").is_displayed)
             assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+            assert browser.driver.execute_script("return document.documentElement.scrollHeight") <= 640
         back = browser.find("body").value_of_css_property("background-color")
         assert sum(map(int, back.removeprefix("rgba(").split(",")[:3])) < 150
 
     gave = GivenInAll(Given(), Given(1, 2, 3000, 4), Given(5, 6, 7, 8))
-    async with serving(ScriptedSwarm(), here=replace(NODE, resting="a <b>game</b>", given=gave)) as url:
+    peer = PeerInfo("", (), ("shard",), (0, 8), "demo", 1, 1.0, 0.0, model_ids=(MODEL.model_id,))
+    swarm = ScriptedSwarm(others=[replace(peer, peer_id=f"{one:012x}") for one in range(20)])
+    async with serving(swarm, here=replace(NODE, resting="a <b>game</b>", given=gave)) as url:
         page = Page(browser, url)
         await browser.do(story)
 

@@ -1,11 +1,13 @@
 // Talks to the gateway that this page came from, and to nobody else.
 
+import { tab } from "./store.js";
+
 const KEY = "dsdnode.key";
 
 /** The key that this tab was given; it is not kept longer than the tab. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) || "",
-  set: (value) => sessionStorage.setItem(KEY, value),
+  get: () => tab.getItem(KEY) || "",
+  set: (value) => tab.setItem(KEY, value),
 };
 
 export class Failed extends Error {
@@ -37,6 +39,12 @@ export async function swarm() {
   return (await ask("/swarm")).json();
 }
 
+/** A connection that was cut ends a reply as one that was closed; browsers say "network error". */
+function broken(error) {
+  if (error.name === "AbortError") throw error;
+  return { done: true };
+}
+
 /** The events of a streamed chat, decoded; throws Failed, also for an error in mid-stream. */
 export async function* chat(body, signal) {
   const answer = await ask("/v1/chat/completions", {
@@ -48,7 +56,7 @@ export async function* chat(body, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(broken);
     if (done) throw new Failed(0, "The reply broke off.");
     const lines = (held + value).split("\n");
     held = lines.pop();

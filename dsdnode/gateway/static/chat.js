@@ -16,7 +16,7 @@ export class Chat {
     this.onrefused = onrefused;
     this.views = [];
     this.running = null;
-    this.open({ id: crypto.randomUUID?.() ?? String(Date.now()), messages: [] });
+    this.open(store.begun());
     this.field = byId("prompt");
     byId("composer").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -33,7 +33,7 @@ export class Chat {
     });
     byId("stop").addEventListener("click", () => this.stop());
     byId("new").addEventListener("click", () => {
-      this.open({ id: crypto.randomUUID?.() ?? String(Date.now()), messages: [] });
+      this.open(store.begun());
       this.field.focus();
     });
   }
@@ -56,7 +56,7 @@ export class Chat {
     this.views = this.conversation.messages.map((one) => this.view(one));
     byId("log").replaceChildren(...this.views.map((one) => one.element));
     byId("empty").hidden = this.views.length > 0;
-    this.scroll(true);
+    toEnd();
   }
 
   view(message) {
@@ -69,7 +69,7 @@ export class Chat {
     this.views.push(view);
     byId("log").append(view.element);
     byId("empty").hidden = true;
-    this.scroll(true);
+    toEnd();
     return view;
   }
 
@@ -147,22 +147,26 @@ export class Chat {
       if (error.status === 401) this.onrefused(error.message);
     }
     clearTimeout(timer);
+    const atEnd = isAtEnd(); // figures and buttons come below
     if (this.running === control) this.running = null;
     if (conversation.messages.includes(message)) this.over(conversation, message, view);
     if (!this.running) this.show(view, false);
+    if (atEnd && conversation === this.conversation) toEnd();
   }
 
   over(conversation, message, view) {
     this.draw(view, conversation);
     view.settle();
     const first = conversation.messages.find((one) => one.role === "user");
-    store.keep({ ...conversation, title: first?.content.slice(0, 80) ?? "", at: Date.now() });
+    conversation.title = first?.content.slice(0, 80) ?? "";
+    store.keep(conversation);
     byId("announce").textContent = message.note ? `Reply ${message.note}` : `Reply: ${message.content.slice(0, 1000)}`;
   }
 
   draw(view, conversation) {
+    const atEnd = isAtEnd(); // before: what is drawn may be longer than the window
     view.update(this.tint);
-    if (conversation === this.conversation) this.scroll(false);
+    if (atEnd && conversation === this.conversation) toEnd();
   }
 
   show(view, running) {
@@ -172,12 +176,16 @@ export class Chat {
     if (running) byId("announce").textContent = "A reply is on its way.";
     this.onflow(running);
   }
+}
 
-  /** Whoever reads further up is left there. */
-  scroll(force) {
-    const log = byId("log");
-    if (force || log.scrollHeight - log.scrollTop - log.clientHeight < 120) log.scrollTop = log.scrollHeight;
-  }
+/** Whoever reads further up is left there. */
+function isAtEnd() {
+  const log = byId("log");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 120;
+}
+
+function toEnd() {
+  byId("log").scrollTop = byId("log").scrollHeight;
 }
 
 /** One event of the stream into the message. */

@@ -26,12 +26,12 @@ export function button(words, onclick, attributes = {}) {
 
 /** Puts a text where others can paste it, and says so on the button. */
 export async function copy(text, from) {
-  const before = from.textContent;
+  from.dataset.words ??= from.textContent; // pressed twice, it says "Copied" already
   try {
     await navigator.clipboard.writeText(text);
     from.textContent = "Copied";
   } catch {
     from.textContent = "Not allowed here";
   }
-  setTimeout(() => { from.textContent = before; }, 1500);
+  setTimeout(() => { from.textContent = from.dataset.words; }, 1500);
 }

@@ -59,7 +59,10 @@ function stateOf({ models, replies }) {
 
 function draw() {
   if (!known) return;
-  options(byId("model"), known.models.map((one) => [one.name, one.complete ? one.name : `${one.name} (not whole)`]), ["", "any"]);
+  const models = known.models.map((one) => [one.name, one.complete ? one.name : `${one.name} (not whole)`]);
+  const chosen = byId("model").value; // it may come back, and no other one was meant
+  if (chosen && !known.models.some((one) => one.name === chosen)) models.push([chosen, `${chosen} (gone)`]);
+  options(byId("model"), models, ["", "any"]);
   options(byId("map-model"), known.models.map((one) => [one.id, one.name]));
   byId("map-model-label").hidden = known.models.length < 2;
   if (byId("swarm").clientWidth) drawSwarm(known, byId("map-model").value);
