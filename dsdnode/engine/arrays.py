@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from dsdnode.engine.ipc import Buffer, ChunkHeader, Forward, Outputs, PastHeader, Response
-from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, States, Tokens, Top, check_outputs
+from dsdnode.engine.port import Chunk, Guesses, Logprobs, Output, ShardInfo, States, Tokens, Top, check_outputs
 from dsdnode.speculation.shaper import Past
 
 
@@ -21,6 +21,7 @@ def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
     pasts = [array for c in chunks if c.past is not None for array in (c.past.tokens, c.past.then) if array.size]
     bodies: list[Buffer] = [np.ascontiguousarray(c.inputs, kind).data.cast("B") for c in chunks]
     bodies += [np.ascontiguousarray(one, "<i4").data.cast("B") for one in pasts]
+    bodies += [np.ascontiguousarray(c.line, "<i4").data.cast("B") for c in chunks if c.line is not None]
     bodies += [mask for c in chunks for mask in c.masks]
     return Forward(headers, states), bodies
 
@@ -28,7 +29,8 @@ def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
 def _header_of(c: Chunk) -> ChunkHeader:
     past = None if c.past is None else PastHeader(len(c.past.tokens), c.past.num_prompt, len(c.past.then))
     drawn = c.num_draws, c.sampling, c.extend, c.runners_up, c.num_top, c.num_logprobs
-    return ChunkHeader(c.sequence, c.position, len(c.inputs), *drawn, past, list(map(len, c.masks)))
+    guessed = c.line is not None, c.num_guesses
+    return ChunkHeader(c.sequence, c.position, len(c.inputs), *drawn, past, list(map(len, c.masks)), *guessed)
 
 
 def unpack_chunks(forward: Forward, body: Buffer, width: int) -> list[Chunk]:
@@ -39,10 +41,14 @@ def unpack_chunks(forward: Forward, body: Buffer, width: int) -> list[Chunk]:
     for h, rows in zip(forward.chunks, inputs, strict=True):
         drawn = h.num_draws, h.sampling, h.extend, h.runners_up, h.num_top
         chunks.append(Chunk(h.sequence, h.position, rows, *drawn, _read_past(reader, h.past), h.num_logprobs))
-    both = zip(chunks, forward.chunks, strict=True)
-    masked = [replace(chunk, masks=tuple(map(reader.bytes, h.masks))) if h.masks else chunk for chunk, h in both]
+    for index, h in enumerate(forward.chunks):
+        if h.has_line:
+            chunks[index] = replace(chunks[index], line=reader.ints(h.count), num_guesses=h.num_guesses)
+    for index, h in enumerate(forward.chunks):
+        if h.masks:
+            chunks[index] = replace(chunks[index], masks=tuple(map(reader.bytes, h.masks)))
     reader.end()
-    return masked
+    return chunks
 
 
 def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
@@ -53,6 +59,8 @@ def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
             arrays += [output.top.tokens, output.top.probabilities, output.top.entropies]
         if output.logprobs is not None:
             arrays += [output.logprobs.drawn, output.logprobs.tokens, output.logprobs.values]
+        if output.guesses is not None:
+            arrays += [output.guesses.tokens, output.guesses.probabilities]
         present = [array for array in arrays if array is not None]
         bodies += [np.ascontiguousarray(array).data.cast("B") for array in present if array.size]
     header = Outputs(
@@ -62,6 +70,7 @@ def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
         [output.runners_up is not None for output in outputs],
         [0 if output.top is None else output.top.tokens.shape[1] for output in outputs],
         [-1 if output.logprobs is None else output.logprobs.tokens.shape[1] for output in outputs],
+        [None if o.guesses is None else (o.guesses.position, len(o.guesses.tokens)) for o in outputs],
     )
     return header, bodies
 
@@ -73,13 +82,13 @@ def _count(output: Output) -> int:
 
 def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
     """Raises ValueError when the body is not what the header says."""
-    lengths = {len(header.counts), len(header.runners_up), len(header.num_tops), len(header.num_logprobs)}
+    columns = header.counts, header.runners_up, header.num_tops, header.num_logprobs, header.guesses
+    lengths = {len(column) for column in columns}
     if len(lengths) != 1:
         raise ValueError("the header does not say of how many outputs it is")
     reader = _Reader(body)
     outputs = []
-    columns = header.counts, header.runners_up, header.num_tops, header.num_logprobs
-    for count, runners_up, num_top, num_logprobs in zip(*columns, strict=True):
+    for count, runners_up, num_top, num_logprobs, guessed in zip(*columns, strict=True):
         if header.states:
             outputs.append(Output(reader.floats(count, width), None, None, header.compute_s))
         else:
@@ -93,6 +102,7 @@ def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
                     reader.floats(count) if runners_up else None,
                     _read_top(reader, count, num_top) if num_top else None,
                     _read_logprobs(reader, count, num_logprobs) if num_logprobs >= 0 else None,
+                    _read_guesses(reader, *guessed) if guessed is not None else None,
                 )
             )
     reader.end()
@@ -120,6 +130,10 @@ def _read_past(reader: _Reader, header: PastHeader | None) -> Past | None:
 
 def _read_logprobs(reader: _Reader, count: int, num: int) -> Logprobs:
     return Logprobs(reader.floats(count), reader.ints(count, num), reader.floats(count, num))
+
+
+def _read_guesses(reader: _Reader, position: int, num: int) -> Guesses:
+    return Guesses(position, reader.ints(num), reader.floats(num))
 
 
 class _Reader:

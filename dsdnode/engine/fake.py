@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dsdnode.engine.draws import Draws
 from dsdnode.engine.permits import FoundMasks
 from dsdnode.engine.port import (
     Chunk,
-    Draws,
+    Guesses,
     Lost,
     Message,
     Output,
@@ -93,7 +94,7 @@ class FakeEngine:
     """An `Engine` on layers [start, end) of a `FakeModel`. A gap or overlap of positions is an AssertionError.
 
     `cost(num_positions)` is how long a decode takes, in seconds of the loop's time. It dies of a chunk that `deadly`
-    says is, and cannot do one that `broken` says is.
+    says is, and cannot do one that `broken` says is. `guess(tokens, n)`: what it guesses at behind these.
     """
 
     def __init__(
@@ -107,9 +108,15 @@ class FakeEngine:
         cost: Callable[[int], float] | None = None,
         deadly: Callable[[Chunk], bool] = lambda chunk: False,
         broken: Callable[[Chunk], bool] = lambda chunk: False,
+        guess: Callable[[Sequence[int], int], Sequence[int]] | None = None,
     ) -> None:
         self.model = model
         self._shard = model.shard(start, model.num_layers if end is None else end, context_tokens, max_sequences)
+        if guess is not None and self._shard.last:
+            self._shard = replace(self._shard, num_guesses=4)
+        self._guess = guess
+        self._lines: dict[int, list[int]] = {}
+        """Tokens, as far as they are told."""
         self._cost = cost
         self._cache: dict[int, list[Hashes]] = {}
         self._gone: set[int] = set()
@@ -157,6 +164,7 @@ class FakeEngine:
         self.num_deaths += 1
         self._gone.update(self._cache)
         self._cache.clear()
+        self._lines.clear()
         if self._running is not None and not self._running.done():
             self._running.set_result(None)
         for lost in self._on_lost:
@@ -200,18 +208,21 @@ class FakeEngine:
                 f"copy of {position} positions, {source} -> {target}, of {self.length(source)}"
             )
             self._cache[target] = self._cache.get(source, [])[:position]
+            self._lines[target] = self._lines.get(source, [])[:position]
 
     async def truncate(self, sequence: int, position: int) -> None:
         async with self._busy:
             self._check_known(sequence)
             check_sequence(sequence, self._shard)
             del self._cache.get(sequence, [])[position:]
+            del self._lines.get(sequence, [])[position:]
 
     async def release(self, sequence: int) -> None:
         async with self._busy:
             check_sequence(sequence, self._shard)
             self._gone.discard(sequence)
             self._cache.pop(sequence, None)
+            self._lines.pop(sequence, None)
 
     async def close(self) -> None:
         self._closed = True
@@ -259,7 +270,24 @@ class FakeEngine:
         for _ in range(chunk.extend):
             self._append(cached, drawn.last)
             drawn.take(self.model.logits(cached[-1][-1]), len(cached))
-        return drawn.output(compute_s)
+        return replace(drawn.output(compute_s), guesses=self._guessed(chunk, drawn))
+
+    def _guessed(self, chunk: Chunk, drawn: Draws) -> Guesses | None:
+        """As engine/mtp.py does it: behind the first draw that the line has not, or the last."""
+        if self._guess is None or chunk.line is None:
+            return None
+        line = self._lines.setdefault(chunk.sequence, [])
+        if len(line) != chunk.position:
+            return None
+        line += chunk.line.tolist()
+        if not chunk.num_guesses:
+            return None
+        tokens, first = drawn.tokens, len(chunk.inputs) - chunk.num_draws + 1
+        known = chunk.line[first:].tolist()
+        index = next((i for i, (one, two) in enumerate(zip(tokens, known, strict=False)) if one != two), len(known))
+        position = chunk.position + first + index
+        guesses = self._guess([*line[:position], tokens[index]], chunk.num_guesses)
+        return Guesses(position + 1, np.array(guesses, np.int32), np.full(len(guesses), 0.8, np.float32))
 
     def _append(self, cached: list[Hashes], entering: int) -> None:
         before = cached[-1] if cached else ()

@@ -65,6 +65,9 @@ class Architecture:
     said: Said = lambda _: {}
     is_recurrent: bool = False
     """Layers have a running state (hybrid.py)."""
+    guesses: bool = False
+    """A block behind its layers, where a model has one, guesses at the token after the next as the whole model's does
+    (mtp.py)."""
     kinds: Callable[[Header], str] = lambda _: ""
     """Of its layers, where they differ: llama.cpp aborts on a shard that has not some with a state, and some with
     attention."""
@@ -140,6 +143,7 @@ DELTA = Architecture(
     kinds=_by_interval,
     whole_only_keys=("full_attention_interval",),
     said=_say_running,
+    guesses=True,
 )
 MIXED = Architecture(is_recurrent=True, kinds=_by_heads)
 LFM2 = replace(MIXED, input_node="model.embed_tokens", output_norm="token_embd_norm")
@@ -194,7 +198,7 @@ SUPPORTED = {
     ),
     "glm-dsa": PLAIN,
     "glm4": TOKENS,
-    "glm4moe": TOKENS,
+    "glm4moe": replace(TOKENS, guesses=True),
     "gpt-oss": Architecture(needs_output=True, window_period=2, needs_window=True),
     "gpt2": Architecture(input_node="inpL"),
     "granite": Architecture(first_only_keys=("embedding_scale",)),
@@ -237,7 +241,7 @@ SUPPORTED = {
     "qwen35": DELTA,
     "qwen35moe": DELTA,
     "qwen3moe": PLAIN,
-    "qwen3next": replace(DELTA, input_node="model.embed_tokens"),
+    "qwen3next": replace(DELTA, input_node="model.embed_tokens", guesses=False),
     "qwen3vl": Architecture(input_node=FED, whole_only_keys=("n_deepstack_layers",)),
     "qwen3vlmoe": Architecture(input_node=FED, whole_only_keys=("n_deepstack_layers",)),
     "seed_oss": PLAIN,

@@ -8,7 +8,8 @@
     rope factors          in every shard
 
 Where the loader insists on `output.weight` (`Architecture.needs_output`), the one of the pair that a shard lacks is a
-dummy of the declared vocabulary. Text never enters a shard: it has no tokenizer.
+dummy of the declared vocabulary. Text never enters a shard: it has no tokenizer. A block that guesses what comes next
+(multi-token prediction, mtp.py) stays behind the last layer, where it can be run, with the embeddings that it is fed.
 """
 
 from __future__ import annotations
@@ -60,6 +61,13 @@ def layers_of(header: Header) -> int:
     """Those that make the model's text; a model may have more, which guess at what comes next and are left out."""
     name = header.text("general.architecture")
     return header.count(f"{name}.block_count") - header.count(f"{name}.nextn_predict_layers", 0)
+
+
+def heads_of(header: Header, architecture: Architecture) -> int:
+    """Blocks behind the layers that the last shard keeps: one, which guesses at the token after the next; or none."""
+    num_heads = header.count(f"{header.text('general.architecture')}.nextn_predict_layers", 0)
+    has_one = num_heads == 1 and f"blk.{layers_of(header)}.nextn.eh_proj.weight" in header.tensors
+    return int(has_one and architecture.guesses)
 
 
 def boundaries_of(header: Header, architecture: Architecture) -> tuple[int, ...]:
@@ -129,6 +137,7 @@ def plan_metadata(header: Header, architecture: Architecture, start: int, end: i
     name = header.text("general.architecture")
     metadata = {"general.architecture": Value(STRING, name)}
     left_out = ("nextn_predict_layers", *architecture.whole_only_keys)
+    num_heads = heads_of(header, architecture) if end == layers_of(header) else 0
     for key, value in header.metadata.items():
         if key.startswith("general.") and value.type != ARRAY and key != "general.alignment":
             metadata[key] = value
@@ -140,13 +149,30 @@ def plan_metadata(header: Header, architecture: Architecture, start: int, end: i
     for key, value in architecture.said(header).items():
         cut = replace(value, data=value.data[start:end]) if isinstance(value.data, np.ndarray) else value
         metadata.setdefault(f"{name}.{key}", cut)
-    metadata[f"{name}.block_count"] = Value(UINT32, end - start)
+    metadata[f"{name}.block_count"] = Value(UINT32, end - start + num_heads)
+    if num_heads:
+        _add_heads(metadata, header, name, num_heads)
     vocab = vocab_of(header) if start == 0 or end == layers_of(header) else DUMMY_VOCAB
     metadata[f"{name}.vocab_size"] = Value(UINT32, vocab)
     metadata["tokenizer.ggml.model"] = Value(STRING, "none")
     if architecture.window_period and _has_window(header):
         _set_windows(metadata, name, architecture, windowed_layers(header, architecture)[start:end])
     return metadata
+
+
+def _add_heads(metadata: dict[str, Value], header: Header, name: str, num_heads: int) -> None:
+    """What is said by layer is said of the blocks behind the layers, too: they attend, and else are as the last one."""
+    metadata[f"{name}.nextn_predict_layers"] = Value(UINT32, num_heads)
+    for suffix in LAYER_ARRAYS:
+        value, whole = metadata.get(f"{name}.{suffix}"), header.metadata.get(f"{name}.{suffix}")
+        if value is None or not isinstance(value.data, np.ndarray):
+            continue
+        behind = (
+            np.repeat(value.data[-1:], num_heads) if suffix != "attention.recurrent_layers" else [False] * num_heads
+        )
+        if whole is not None and isinstance(whole.data, np.ndarray) and len(whole.data) > layers_of(header):
+            behind = whole.data[layers_of(header) :]
+        metadata[f"{name}.{suffix}"] = replace(value, data=np.append(value.data, behind).astype(value.data.dtype))
 
 
 def _set_windows(metadata: dict[str, Value], name: str, architecture: Architecture, windowed: list[bool]) -> None:
@@ -210,7 +236,8 @@ def _cut_value(header: Header, architecture: Architecture, key: str, suffix: str
 def plan_tensors(header: Header, architecture: Architecture, start: int, end: int) -> list[NewTensor]:
     """The tensors of the shard of layers [start, end), copies and dummies."""
     last, width = end == layers_of(header), _embeddings(header).shape[0]
-    tensors = _end_tensors(header, architecture, start == 0, last)
+    num_heads = heads_of(header, architecture) if last else 0
+    tensors = _end_tensors(header, architecture, start == 0 or num_heads > 0, last)
     left_out = architecture.full_only_tensors
     if left_out and not all(windowed_layers(header, architecture)[start:end]):
         left_out = ()
@@ -225,7 +252,7 @@ def plan_tensors(header: Header, architecture: Architecture, start: int, end: in
                 tensors.append(_copy(tensor))
         else:
             layer, rest = _layer(header, name)
-            if start <= layer < end:
+            if start <= layer < end + num_heads:
                 tensors.append(_copy(tensor, f"blk.{layer - start}.{rest}"))
     return tensors
 

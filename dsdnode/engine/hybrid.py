@@ -68,6 +68,7 @@ class HybridEngine(LlamaEngine):
 
     def copy(self, source: int, target: int, position: int) -> None:
         self._check_copy(source, target, position)
+        self._guesses_follow(source, target, position)
         if position == self.length(source):
             self._copy_whole(source, target)
             self._lengths[target] = position
@@ -84,6 +85,7 @@ class HybridEngine(LlamaEngine):
             self.release(sequence)
         elif position < self.length(sequence):
             self._fed[sequence] = _first(self._fed[sequence], position)
+            self._guesses_follow(sequence, sequence, position)
             for copy in [copy for copy in self._copies.get(sequence, []) if copy.position > position]:
                 self._drop(sequence, copy)
             self._make_anew(sequence, position)
@@ -117,7 +119,7 @@ class HybridEngine(LlamaEngine):
 
     def _make_anew(self, sequence: int, position: int) -> None:
         """From its newest copy, or from nothing, up to `position`."""
-        super().release(sequence)
+        self._forget(sequence)
         begun = 0
         if copies := self._copies.get(sequence, []):
             begun = copies[-1].position

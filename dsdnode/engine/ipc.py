@@ -54,6 +54,8 @@ class EngineOptions:
     """Of private memory (the mapped file is not counted); beyond it the worker dies. 0: no limit."""
     alike: bool = False
     """What comes of a position is the same in blocks of every size (__init__.py)."""
+    guesses: bool = False
+    """Load what guesses at the token after the next, where the model brings it (mtp.py)."""
 
     @staticmethod
     def strict(context_tokens: int = 4096, max_sequences: int = 64) -> EngineOptions:
@@ -124,11 +126,13 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     past: PastHeader | None
     masks: list[Count]
     """How many bytes each has."""
+    has_line: bool
+    num_guesses: Count
 
 
 class Forward(Packet, frozen=True, tag=2):
-    """Body: the chunks' inputs; then of each its past's tokens, int32, if it has one, and its masks. Answered by
-    Outputs or Failed."""
+    """Body: the chunks' inputs; then of each its past's tokens, int32, if it has one; their lines', where they have
+    any; and their masks. Answered by Outputs or Failed."""
 
     chunks: list[ChunkHeader]
     states: bool
@@ -198,7 +202,8 @@ class Outputs(Packet, frozen=True, tag=21):
 
     After these, where asked for: runners-up int32 and their probabilities float32, each [count]; the most likely
     tokens int32 and their probabilities float32, each [count, num_top], with the entropies float32 [count]; and
-    log-probabilities: float32 [count] of the draws, tokens int32 and theirs float32, each [count, num_logprobs].
+    log-probabilities: float32 [count] of the draws, tokens int32 and theirs float32, each [count, num_logprobs]; and
+    guesses, tokens int32 and probabilities float32.
     """
 
     counts: list[Count]
@@ -207,6 +212,8 @@ class Outputs(Packet, frozen=True, tag=21):
     runners_up: list[bool]
     num_tops: list[Count]
     num_logprobs: list[Annotated[int, Meta(ge=-1, le=1 << 24)]]
+    guesses: list[tuple[int, Count] | None]
+    """From which position on, and how many."""
 
 
 class Done(Packet, frozen=True, tag=22):

@@ -19,20 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.engine.cores import usual_threads
+from dsdnode.engine.draws import Draws
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.gguf_arch import PLAIN, SUPPORTED
 from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.llama_api import Batch, Nodes, llama_cpp, recent_errors
-from dsdnode.engine.port import Broken, CacheSpoiled, Chunk, Draws, Output, ShardInfo, check_chunks, check_sequence
+from dsdnode.engine.llama_limits import limits_of_states
+from dsdnode.engine.mtp import NUM_GUESSES, guesser_of
+from dsdnode.engine.port import Broken, CacheSpoiled, Chunk, Output, ShardInfo, check_chunks, check_sequence
 from dsdnode.errors import DsdError, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
 
 Rows = NDArray[np.float32]
 _CELLS: Final = 256
 """llama.cpp rounds the cache up to multiples of this."""
-_LEAST_LIMIT, _MOST_LIMIT = 2, 38
-"""Powers of ten: real models' states reach some 10^4, float32 ends at 3.4 x 10^38."""
 
 
 class LlamaEngine:
@@ -46,7 +47,8 @@ class LlamaEngine:
         self._manifest = manifest
         self._alike = options.alike
         self._max_sequences = min(options.max_sequences, MAX_SEQUENCES - self._alike)
-        self._model = _load_model(path, options)
+        guesses = options.guesses and manifest.guesses
+        self._model = _load_model(path, options, guesses)
         self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         architecture = SUPPORTED.get(manifest.architecture, PLAIN)
         self._fed_tokens = manifest.first or bool(architecture.input_node)
@@ -55,7 +57,10 @@ class LlamaEngine:
             "" if manifest.last else architecture.output_node.format(manifest.end - manifest.start - 1),
             manifest.width,
         )
-        self._context = self._new_context(options)
+        params = self._params(options)
+        self._context = self._new_context(params)
+        like = self._model, self._context, params, manifest.width, self._vocab_size
+        self._guesser = guesser_of(*like) if guesses else None
         self._memory = llama_cpp.llama_get_memory(self._context)
         num_cells = int(llama_cpp.llama_n_ctx(self._context))
         self._context_tokens = min(self._cells(options.context_tokens), num_cells - self._alike)
@@ -67,10 +72,12 @@ class LlamaEngine:
         self.shard = self._describe()
         self.shard = replace(self.shard, can_truncate=self._probe())
         if not manifest.first:
-            self._min_state, self._max_state = self._probe_states()
+            self._min_state, self._max_state = limits_of_states(self._decode_states, manifest.width)
 
     def close(self) -> None:
         """Free context and model; the engine must not be used again."""
+        if self._guesser is not None:
+            self._guesser.close()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
@@ -82,8 +89,12 @@ class LlamaEngine:
         """As `Engine.forward` (port.py). Raises Overloaded, PeerMisbehaved, WorkFailed (nothing has changed then),
         CacheSpoiled (all is gone), Broken, ValueError (our bug)."""
         begun = time.perf_counter()
+        if self._guesser is not None:
+            self._guesser.begin(chunks)
         with self._all_or_nothing(chunks):
             outputs = self._draws(chunks) if self.shard.last else self._states(chunks)
+        if self._guesser is not None:
+            outputs = self._guesser.added(chunks, outputs)
         compute_s = time.perf_counter() - begun
         return [replace(output, compute_s=compute_s) for output in outputs]
 
@@ -102,12 +113,15 @@ class LlamaEngine:
         """Forget all sequences, with what their cells held: freed ones keep it, and one nan spoils every sequence."""
         llama_cpp.llama_memory_clear(self._memory, True)
         self._lengths.clear()
+        if self._guesser is not None:
+            self._guesser.clear()
 
     def copy(self, source: int, target: int, position: int) -> None:
         """As `Engine.copy`. Raises ValueError when `source` is shorter or `target` in use."""
         self._check_copy(source, target, position)
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, position)
         self._lengths[target] = position
+        self._guesses_follow(source, target, position)
 
     def truncate(self, sequence: int, position: int) -> None:
         """As `Engine.truncate`; a shorter sequence stays as it is."""
@@ -118,11 +132,21 @@ class LlamaEngine:
             if not llama_cpp.llama_memory_seq_rm(self._memory, sequence, position, -1):
                 raise ValueError("this model's cache cannot be truncated")
             self._lengths[sequence] = position
+            self._guesses_follow(sequence, sequence, position)
 
     def release(self, sequence: int) -> None:
         check_sequence(sequence, self.shard)
+        self._forget(sequence)
+        self._guesses_follow(sequence, sequence, 0)
+
+    def _forget(self, sequence: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         self._lengths.pop(sequence, None)
+
+    def _guesses_follow(self, source: int, target: int, position: int) -> None:
+        """`target` has the first `position` positions of `source` now."""
+        if self._guesser is not None:
+            self._guesser.follow(source, target, position)
 
     def _check_copy(self, source: int, target: int, position: int) -> None:
         check_sequence(source, self.shard)
@@ -138,7 +162,7 @@ class LlamaEngine:
     def _num_spare(self, options: EngineOptions) -> int:
         return 0
 
-    def _new_context(self, options: EngineOptions) -> Any:
+    def _params(self, options: EngineOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self._cells(options.context_tokens + self._alike)
         params.n_seq_max = self._first_spare + self._num_spare(options)
@@ -153,6 +177,9 @@ class LlamaEngine:
         params.no_perf = True
         if self._nodes.wanted:
             params.cb_eval = ctypes.cast(self._nodes.callback, type(params.cb_eval))
+        return params
+
+    def _new_context(self, params: Any) -> Any:
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             raise ModelRefused(f"llama.cpp cannot run the model: {'; '.join(recent_errors) or 'no reason given'}")
@@ -180,27 +207,9 @@ class LlamaEngine:
         can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
         return can and int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) == 0
 
-    def _probe_states(self) -> tuple[float, float]:
-        """The sizes of states, by powers of ten, below and from which they spoil the cache: 0 and inf: none does.
-
-        Most architectures norm what they are fed and carry anything. Some do not, and overflow their cache's halves;
-        others (qwen2vl) divide by what is nothing, or comes to nothing when it is squared.
-        """
-        noise = np.random.default_rng(0).standard_normal(self._manifest.width)
-        shapes = np.stack([np.ones_like(noise), np.sign(noise), noise])
-
-        def spoils(exponent: float) -> bool:
-            states = np.clip(shapes * 10.0**exponent, -3.4e38, 3.4e38)
-            try:
-                self.decode([replace(self._blank(0, len(states)), inputs=states.astype(np.float32))])
-            except CacheSpoiled:
-                return True
-            self.clear()
-            return False
-
-        least = 10.0 ** _bisect(spoils, 0, -_MOST_LIMIT) if spoils(-np.inf) else 0.0
-        most = 10.0 ** _bisect(spoils, _LEAST_LIMIT, _MOST_LIMIT) if spoils(_MOST_LIMIT) else float("inf")
-        return least, most
+    def _decode_states(self, states: Rows) -> None:
+        self.decode([replace(self._blank(0, len(states)), inputs=states)])
+        self.clear()
 
     def _require(self, condition: bool, reason: str) -> None:
         if not condition:
@@ -228,6 +237,7 @@ class LlamaEngine:
             max_sequences=self._max_sequences,
             can_truncate=False,
             text_hash=manifest.text_hash,
+            num_guesses=0 if self._guesser is None else NUM_GUESSES,
         )
 
     # --- one batch ------------------------------------------------------------------------------------------------
@@ -320,6 +330,8 @@ class LlamaEngine:
                 llama_cpp.llama_memory_seq_rm(self._memory, self._max_sequences, -1, -1)
             for sequence, position in zip(sequences[part].tolist(), positions[part].tolist(), strict=True):
                 self._lengths[sequence] = position + 1
+            if self._guesser is not None:
+                self._guesser.saw(sequences[part], positions[part])
             rows = self._rows(int(shown.sum()) + lone)[: int(shown.sum())]
             self._check_finite(rows, sequences[part][shown])
             consume(rows if asked[part][shown].all() else rows[asked[part][shown]])
@@ -377,16 +389,9 @@ class LlamaEngine:
         return np.ctypeslib.as_array(pointer, (count * self._vocab_size,)).reshape(count, self._vocab_size)
 
 
-def _bisect(spoils: Callable[[float], bool], fits: int, fails: int) -> int:
-    """Between an exponent that fits and one that fails, on the way there: the first that fails, or its neighbour."""
-    while abs(fails - fits) > 1:
-        middle = (fits + fails) // 2
-        fits, fails = (fits, middle) if spoils(middle) else (middle, fails)
-    return fits if fails < fits else fails
-
-
-def _load_model(path: Path, options: EngineOptions) -> Any:
+def _load_model(path: Path, options: EngineOptions, guesses: bool) -> Any:
     params = llama_cpp.llama_model_default_params()
+    params.load_mtp = guesses
     params.use_extra_bufts = False  # with them every quantised model crashed on machines that advertise AMX
     params.n_gpu_layers = options.gpu_layers
     recent_errors.clear()

@@ -6,6 +6,7 @@ Nothing else imports llama_cpp. Import only in a worker process or a test of it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import logging
@@ -22,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Nodes", "ggml", "llama_cpp", "recent_errors"]
+__all__ = ["Batch", "Nodes", "ggml", "hidden", "llama_cpp", "recent_errors", "show_hidden"]
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +132,9 @@ class Nodes:
 class Batch:
     """A llama_batch over arrays of our own, so that filling one is a few numpy copies."""
 
-    def __init__(self, capacity: int, width: int) -> None:
-        """`width` 0: a batch of tokens."""
-        self.tokens = np.zeros(0 if width else capacity, np.int32)
+    def __init__(self, capacity: int, width: int, *, both: bool = False) -> None:
+        """`width` 0: a batch of tokens; else of states, or of `both`."""
+        self.tokens = np.zeros(0 if width and not both else capacity, np.int32)
         self.states = np.zeros((capacity if width else 0, width or 1), np.float32)
         self.positions = np.zeros(capacity, np.int32)
         self.sequences = np.zeros(capacity, np.int32)
@@ -141,7 +142,7 @@ class Batch:
         self._ones = np.ones(capacity, np.int32)
         self._rows = (self.sequences.ctypes.data + 4 * np.arange(capacity)).astype(np.uintp)
         self._struct = llama_cpp.llama_batch()
-        self._point("token", self.tokens if not width else None)
+        self._point("token", self.tokens if len(self.tokens) else None)
         self._point("embd", self.states if width else None)
         for name, array in (
             ("pos", self.positions),
@@ -173,3 +174,29 @@ class Batch:
         self.wanted[:count] = wanted[rows]
         self._struct.n_tokens = count
         return self._struct
+
+
+def show_hidden(context: Any, *, masked: bool) -> None:
+    """Keep the hidden state before the head, of each row of a decode (`masked`: of those whose logits are wanted).
+    Raises RuntimeError: this library cannot."""
+    set_nextn = _unbound("llama_set_embeddings_nextn", "_Z26llama_set_embeddings_nextnP13llama_contextbb")
+    set_nextn.argtypes = [llama_cpp.llama_context_p_ctypes, ctypes.c_bool, ctypes.c_bool]
+    set_nextn.restype = None
+    set_nextn(context, True, masked)
+
+
+def hidden(context: Any, count: int, width: int) -> NDArray[np.float32]:
+    """A copy of these, float32 [count, width], after `show_hidden`."""
+    get_nextn = _unbound("llama_get_embeddings_nextn", "_Z26llama_get_embeddings_nextnP13llama_context")
+    get_nextn.argtypes = [llama_cpp.llama_context_p_ctypes]
+    get_nextn.restype = ctypes.POINTER(ctypes.c_float)
+    return np.ctypeslib.as_array(get_nextn(context), (count * width,)).reshape(count, width).copy()
+
+
+@functools.cache
+def _unbound(*names: str) -> Any:
+    """A function that llama.cpp has for its own programs, under one of its `names`. Raises RuntimeError."""
+    for name in names:
+        if hasattr(llama_cpp._lib, name):
+            return getattr(llama_cpp._lib, name)
+    raise RuntimeError(f"this llama.cpp has no {names[0]}")

@@ -2,7 +2,7 @@
 
 An engine hosts layers [start, end) of one model and the key/value cache of many sequences. Positions are absolute and
 contiguous: a chunk may only begin where its sequence ends. Beside the port stands what every engine does around a
-decode: check the chunks (a stranger's numbers end here, and so do our own bugs), and draw from the rows of logits.
+decode: check the chunks (a stranger's numbers end here, and so do our own bugs).
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from dsdnode.engine.permits import Grammar
 from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
-from dsdnode.speculation.masks import masked
-from dsdnode.speculation.sampling import Sampling, draw, draw_two, log_probabilities, most_likely, probabilities
-from dsdnode.speculation.shaper import Past, Shaper
+from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.shaper import Past
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
@@ -53,6 +52,8 @@ class ShardInfo:
     is_recurrent: bool = False
     """Its layers have states that run on: what a sequence was at an earlier position is computed anew, perhaps all of
     it, where it is copied from there (engine/hybrid.py)."""
+    num_guesses: int = 0
+    """Tokens that it can guess at behind what it draws (engine/mtp.py)."""
 
     @property
     def model_id(self) -> str:
@@ -97,6 +98,10 @@ class Chunk:
     """Of the first draws, each: tokens that are not in it are not drawn (speculation/masks.py)."""
     owner: bytes = b""
     """Who is to be named should the engine die of it; empty: nobody."""
+    line: Tokens | None = None
+    """Its own tokens, int32 [n], where guesses are wanted behind this chunk's draws or a later one's."""
+    num_guesses: int = 0
+    """At what may come behind the first draw that is not the token of `line` in its place, or else the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,15 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Guesses:
+    """At n tokens from `position` on: `tokens` int32 and `probabilities` float32, each [n], may be none."""
+
+    position: int
+    tokens: Tokens
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What one chunk gave: hidden states, float32 [n, width], unless the engine hosts the last layer; else the draws.
 
@@ -140,6 +154,7 @@ class Output:
     runner_up_probabilities: NDArray[np.float32] | None = None
     top: Top | None = None
     logprobs: Logprobs | None = None
+    guesses: Guesses | None = None
 
 
 class Broken(RuntimeError):
@@ -271,6 +286,11 @@ def _check_draws(chunk: Chunk, shard: ShardInfo) -> None:
         raise ValueError(f"log-probabilities of {chunk.num_logprobs} of {shard.vocab_size} tokens")
     if chunk.extend and not (chunk.num_draws and shard.first):
         raise ValueError("only a whole model that draws can go on by itself")
+    line = chunk.line
+    if not 0 <= chunk.num_guesses <= shard.num_guesses or (chunk.num_guesses and (line is None or not chunk.num_draws)):
+        raise ValueError(f"{chunk.num_guesses} guesses, of {shard.num_guesses}, behind draws that are not told of")
+    if line is not None and (len(line) != len(chunk.inputs) or line.min() < 0 or line.max() >= shard.vocab_size):
+        raise PeerMisbehaved("tokens of a line that are not those of its positions")
 
 
 def _check_inputs(chunk: Chunk, shard: ShardInfo) -> None:
@@ -313,6 +333,10 @@ def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: Sha
             if told is None or told.drawn.shape != (num,) or not np.isfinite(told.drawn).all():
                 raise ValueError("no log-probabilities of its draws")
             _check_drawn(told.tokens, told.values, (num, chunk.num_logprobs), shard)
+        if output.guesses is not None:
+            guesses = output.guesses
+            num_guesses = min(len(guesses.tokens), chunk.num_guesses)
+            _check_drawn(guesses.tokens, guesses.probabilities, (num_guesses,), shard)
 
 
 def _check_drawn(
@@ -322,77 +346,3 @@ def _check_drawn(
         raise ValueError(f"draws {None if tokens is None else tokens.shape}, not {shape}")
     if tokens.size and not (tokens.min() >= 0 and tokens.max() < shard.vocab_size and np.isfinite(chances).all()):
         raise ValueError("tokens that the model does not have, or chances that are none")
-
-
-class Draws:
-    """The draws of `chunk`, in order of position; of second choices and distributions only what it asks for."""
-
-    def __init__(self, chunk: Chunk) -> None:
-        self.chunk = chunk
-        self._sampling = chunk.sampling or Sampling()
-        self._chosen: list[tuple[int, ...]] = []
-        self._chances: list[tuple[float, ...]] = []
-        self._tops: list[tuple[NDArray[np.intp], NDArray[np.float64], float]] = []
-        self._logprobs: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
-        self._shaper: Shaper | None = None
-
-    def take(self, logits: NDArray[np.float32], position: int) -> int:
-        """Draw the token at `position` from the logits [vocab_size] of the position before it; returns it.
-
-        Raises ArithmeticError, or whatever else these logits and this sampling come to.
-        """
-        own = logits
-        if not self._sampling.shaping.is_plain:
-            if self._shaper is None:
-                self._shaper = Shaper(self._sampling.shaping, self.chunk.past or Past(), len(logits))
-            logits = self._shaper.shaped(logits)
-        if len(self._chosen) < len(self.chunk.masks):
-            logits = masked(logits, self.chunk.masks[len(self._chosen)])
-        if self.chunk.runners_up:
-            chosen: tuple[int, ...] = draw_two(logits, position, self._sampling)
-        else:
-            chosen = (draw(logits, position, self._sampling),)
-        if self._shaper is not None:
-            self._shaper.follow(chosen[0])
-        self._chosen.append(chosen)
-        self._chances.append(probabilities(logits, chosen))
-        if self.chunk.num_top:
-            self._tops.append(most_likely(logits, self.chunk.num_top))
-        if self.chunk.num_logprobs >= 0:
-            top = most_likely(own, self.chunk.num_logprobs)[0] if self.chunk.num_logprobs else np.zeros(0, np.intp)
-            self._logprobs.append((top, log_probabilities(own, [chosen[0], *top.tolist()])))
-        return chosen[0]
-
-    @property
-    def last(self) -> int:
-        """The token drawn last."""
-        return self._chosen[-1][0]
-
-    def output(self, compute_s: float) -> Output:
-        width = 2 if self.chunk.runners_up else 1
-        tokens = np.array(self._chosen, np.int32).reshape(-1, width)
-        chances = np.array(self._chances, np.float32).reshape(-1, width)
-        return Output(
-            None,
-            tokens[:, 0],
-            chances[:, 0],
-            compute_s,
-            runners_up=tokens[:, 1] if self.chunk.runners_up else None,
-            runner_up_probabilities=chances[:, 1] if self.chunk.runners_up else None,
-            top=self._top() if self.chunk.num_top else None,
-            logprobs=self._told() if self.chunk.num_logprobs >= 0 else None,
-        )
-
-    def _told(self) -> Logprobs:
-        num, num_top = len(self._logprobs), self.chunk.num_logprobs
-        tokens = np.array([tokens for tokens, _ in self._logprobs], np.int32).reshape(num, num_top)
-        values = np.array([values for _, values in self._logprobs], np.float32).reshape(num, 1 + num_top)
-        return Logprobs(values[:, 0], tokens, values[:, 1:])
-
-    def _top(self) -> Top:
-        shape = (-1, self.chunk.num_top)
-        return Top(
-            np.array([ids for ids, _, _ in self._tops], np.int32).reshape(shape),
-            np.array([chances for _, chances, _ in self._tops], np.float32).reshape(shape),
-            np.array([entropy for _, _, entropy in self._tops], np.float32),
-        )

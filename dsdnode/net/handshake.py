@@ -15,10 +15,10 @@ from functools import lru_cache
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import curve_public_key
-from dsdnode.net.port import CALLS, MASKS, OBSERVE, PATH, PUNCH, REACH, RELAY, ROUTE, SHAPING, TOOLS, WEIGHTS
+from dsdnode.net.port import CALLS, GUESSES, MASKS, OBSERVE, PATH, PUNCH, REACH, RELAY, ROUTE, SHAPING, TOOLS, WEIGHTS
 from dsdnode.wire.messages import PROTOCOL_VERSION, WIRE_TYPES, Contact, Hello, Refused, Welcome
 
-CAPABILITIES = (*WIRE_TYPES, REACH, RELAY, OBSERVE, PATH, PUNCH, WEIGHTS, ROUTE, SHAPING, TOOLS, MASKS, CALLS)
+CAPABILITIES = (*WIRE_TYPES, REACH, RELAY, OBSERVE, PATH, PUNCH, WEIGHTS, ROUTE, SHAPING, TOOLS, MASKS, CALLS, GUESSES)
 """What this version can do beyond the bare protocol: the wire types of hidden states, and single messages."""
 REQUIRED = ("f32",)
 """What every peer must be able to do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -101,9 +101,9 @@ async def start_layers(config: NodeConfig, path: Path) -> Engine:
     """All that is in a file. Raises ModelRefused."""
     manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
     num_sequences = min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
-    return _emulated(
-        config, await _start(config, path, options_of(config, manifest, num_sequences, config.strict)), drafts=False
-    )
+    options = options_of(config, manifest, num_sequences, config.strict)
+    options = replace(options, guesses=manifest.guesses and not config.strict)
+    return _emulated(config, await _start(config, path, options), drafts=False)
 
 
 def _emulated(config: NodeConfig, engine: WorkerEngine, *, drafts: bool) -> TextEngine:
@@ -250,4 +250,5 @@ def record_of(
         queue=queue,
         round_trips=round_trips,
         source=source,
+        num_guesses=shard.num_guesses if role == "shard" else 0,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.speculation.shaper import Past
+from dsdnode.wire.guesses import Guess
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
@@ -56,7 +57,9 @@ class DraftToken:
     """-1: not told."""
     second_probability: float = 0.0
     copied: bool = False
-    """Not the draft model's: copied from where the tokens before it stood before (owner/ngrams.py)."""
+    """Not the draft model's: copied from where the tokens before it stood before (owner/ngrams.py), or as `guessed`."""
+    guessed: bool = False
+    """By the target's own block for that, beside the judge (engine/mtp.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,8 @@ class RunChunk:
     past: Past | None = None
     masks: tuple[bytes, ...] = ()
     """Of each draw, where they are drawn under masks."""
+    line: NDArray[np.int32] | None = None
+    """Its own tokens, where guesses are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +168,21 @@ class ForwardBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class Guessed:
+    """What may stand from `position` on."""
+
+    position: int
+    tokens: tuple[Guess, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SendToOwner:
-    """`logprobs`, of a Verdict: of the last positions up to the one that it decides; its buffer 0."""
+    """`logprobs`, of a Verdict: of the last positions up to the one that it decides; its buffer 0. `guesses`: behind
+    that; its buffer 1."""
 
     message: Verdict | Nack | SessionLost | LackMasks
     logprobs: tuple[TokenLogprobs, ...] = ()
+    guesses: tuple[Guess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,3 +76,5 @@ class SessionConfig:
     """A token is not committed without its log-probabilities."""
     least_match: int = 0
     """So many tokens have to agree for those that followed them to be proposed again (owner/ngrams.py); 0: none are."""
+    guesses: bool = False
+    """Draft tokens may come with verdicts, too."""

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from dsdnode.wire.guesses import MAX_GUESSES
 from dsdnode.wire.shaping import PLAIN, NumLogprobs, WireShaping
 
 PROTOCOL_VERSION = 2
@@ -234,8 +235,7 @@ class StagePlace(msgspec.Struct, frozen=True, array_like=True):
 class Open(Message, frozen=True, tag=20):
     """Owner to every stage: reserve cache, know the way back; each `route` counts up. Answered by Opened or Refused.
 
-    `seal_key`: in the judge's alone (speculation/seal.py).
-    """
+    `seal_key`: in the judge's alone (speculation/seal.py)."""
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -254,8 +254,9 @@ class OpenStages(msgspec.Struct, frozen=True, array_like=True):
     """Buffer 0 of Open (big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens.
 
     Buffer 2, to the judge, relaxed mode only: bitmap of token ids that must match exactly, least significant bit first.
-    Ids beyond its end must match too. Buffer 3, to the judge, where the shaping has a past alone: the last tokens of
-    the line, int32, as many as count. `num_line`: its tokens; `num_prompt`: of these, the prompt's. `masked`: masks."""
+    Ids beyond its end must match too. Buffer 3, to the judge: the line's last tokens, int32, as many as its shaping
+    counts, or all, where it is to guess at `num_guesses` behind each verdict. `num_line`: tokens of the line;
+    `num_prompt`: of these, the prompt's. `masked`: masks."""
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
     shaping: WireShaping = PLAIN
@@ -263,6 +264,7 @@ class OpenStages(msgspec.Struct, frozen=True, array_like=True):
     num_line: Position = 0
     num_logprobs: NumLogprobs = -1
     masked: bool = False
+    num_guesses: Annotated[int, Meta(ge=0, le=MAX_GUESSES)] = 0
 
 
 class JudgeNote(msgspec.Struct, frozen=True, array_like=True):
@@ -308,9 +310,9 @@ class Verdict(Message, frozen=True, tag=23):
 
     `relaxed`: positions before `decided` where the draft stands though it is not what the judge drew; also some that
     earlier verdicts told of: these may have been lost. Of a block that was closed unrun the judge's times are missing.
-    `seal`: the closing's, where another stage repeats it; without that only the judge is believed. Buffer 0, where
-    log-probabilities were asked for: those of the last positions up to `decided` (wire/logprobs.py).
-    """
+    `seal`: the closing's, where another stage repeats it; without that only the judge is believed. Buffer 0: the
+    log-probabilities that were asked for, of the last positions up to `decided` (wire/logprobs.py); 1: guesses behind
+    `token` (wire/guesses.py), where there are some."""
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -371,8 +373,7 @@ class Close(Message, frozen=True, tag=27):
 
 class Trace(Message, frozen=True, tag=29):
     """Owner to every stage, after a silence: how far has the block of `epoch` come that ends at `end`? Answered by
-    Traced, or Refused where the session is not known.
-    """
+    Traced, or Refused where the session is not known."""
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -382,8 +383,7 @@ class Trace(Message, frozen=True, tag=29):
 
 class Traced(Message, frozen=True, tag=35):
     """Stage to owner: the block has not come (0), is here (1), was passed on or judged (2). `trouble`: why the next
-    stage cannot be reached, in words; empty: nothing is known against it.
-    """
+    stage cannot be reached, in words; empty: nothing is known against it."""
 
     reached: Annotated[int, Meta(ge=0, le=2)]
     trouble: Reason = ""

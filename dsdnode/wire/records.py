@@ -25,6 +25,7 @@ from dsdnode.cost import CostLine
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import LABEL, Identity, peer_id, verify
 from dsdnode.wire.codec import decode_body, encode_body
+from dsdnode.wire.guesses import MAX_GUESSES
 from dsdnode.wire.messages import (
     MAX_ADDRESSES,
     MAX_CONTACTS,
@@ -143,6 +144,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     read with, which each of its shards gives to whoever asks (FindText); empty: its drafters' own tokenizers will do.
     `tokenizer_hash` of a drafter: that of the models it drafts for. `nickname`: what its user calls it. `source`: where
     the provider has its model's file from; who fetches it there takes it for that model by its `weights_hash` alone.
+    `num_guesses`: tokens behind a verdict that it can guess at, having the last layer (multi-token prediction).
     Free text is printable: it ends on somebody's terminal. What a newer peer says behind these fields is ignored, and
     passed on with the rest.
     """
@@ -172,6 +174,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     text_hash: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     nickname: Nickname = ""
     source: PinnedSource = ""
+    num_guesses: Annotated[int, Meta(ge=0, le=MAX_GUESSES)] = 0
 
     def __post_init__(self) -> None:
         if not self.start < self.end <= self.num_layers:

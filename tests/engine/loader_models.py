@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,17 @@ _PLAIN = (
 
 
 def write_loader_model(
-    path: Path, variant: LoaderVariant, num_layers: int, kind: Type = Type.F32, seed: int = 0, keys: Keys | None = None
+    path: Path,
+    variant: LoaderVariant,
+    num_layers: int,
+    kind: Type = Type.F32,
+    seed: int = 0,
+    keys: Keys | None = None,
+    made: Callable[[str, tuple[int, ...]], NDArray[np.float32] | None] = lambda name, shape: None,
+    left_out: tuple[str, ...] = (),
 ) -> None:
-    """Write a model of `num_layers` tiny layers, its matrices of type `kind`; `keys` go over the variant's."""
+    """Write a model of `num_layers` tiny layers, its matrices of type `kind`; `keys` go over the variant's. `made`: a
+    tensor that is not to be random, by its name and shape. `left_out`: parts of names."""
     rng = np.random.default_rng(seed)
     width = 256 if gguf.GGML_QUANT_SIZES[kind][0] > 32 else 64
     given = _base(num_layers, width) | variant.keys(num_layers) | (keys or {})
@@ -53,9 +62,10 @@ def write_loader_model(
     given["block_count"] += given.get("nextn_predict_layers", 0)
     out = _writer(path, variant.architecture, given)
     for name, shape in shapes(variant.architecture, given).items():
-        if not (variant.tied and name == "output.weight"):
+        if not (variant.tied and name == "output.weight") and not any(part in name for part in left_out):
             data, raw_kind = _random(name, shape, rng, kind)
-            out.add_tensor(name, data, raw_dtype=raw_kind)
+            given_data = made(name, shape)
+            out.add_tensor(name, *((data, None, raw_kind) if given_data is None else (given_data,)))
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

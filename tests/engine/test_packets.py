@@ -22,7 +22,15 @@ def _told(
     body: bytes, counts: list[int], *, states: bool = False, runners_up: bool = False, num_top: int = 0
 ) -> list[Output]:
     """What the daemon makes of it."""
-    packet = ipc.Outputs(counts, states, 0.1, [runners_up] * len(counts), [num_top] * len(counts), [-1] * len(counts))
+    packet = ipc.Outputs(
+        counts,
+        states,
+        0.1,
+        [runners_up] * len(counts),
+        [num_top] * len(counts),
+        [-1] * len(counts),
+        [None] * len(counts),
+    )
     response = ipc.read_response(msgspec.msgpack.encode(packet))
     assert isinstance(response, ipc.Outputs)
     return arrays.unpack_outputs(response, body, WIDTH)
@@ -101,7 +109,7 @@ def test_nor_are_other_rows(states: States | None) -> None:
 def test_a_decode_that_took_no_time_that_there_is_is_garbage(seconds: float) -> None:
     """It would be published as this peer's speed."""
     with pytest.raises(msgspec.ValidationError):
-        ipc.read_response(msgspec.msgpack.encode(ipc.Outputs([1], False, seconds, [False], [0], [-1])))
+        ipc.read_response(msgspec.msgpack.encode(ipc.Outputs([1], False, seconds, [False], [0], [-1], [None])))
 
 
 @pytest.mark.parametrize(

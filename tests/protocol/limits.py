@@ -16,7 +16,7 @@ from dsdnode.speculation.plan import SessionConfig
 from dsdnode.speculation.stage import arrivals, judge
 from dsdnode.swarm import announcer
 from dsdnode.weights import sharing
-from dsdnode.wire import codec, logprobs, manifests, masks, messages, pieces, records, shaping
+from dsdnode.wire import codec, guesses, logprobs, manifests, masks, messages, pieces, records, shaping
 
 _PATIENCE: Final = SessionConfig(b"", b"", 1, 1, 1)
 _STAGE: Final = arrivals.DEFAULT_LIMITS
@@ -35,6 +35,7 @@ LIMITS: Final[dict[str, float]] = {
     "body_items": codec._MAX_BODY_ITEMS,
     "body_containers": codec._MAX_CONTAINERS,
     "masks": masks.MAX_MASKS,
+    "guesses": guesses.MAX_GUESSES,
     "request_id": codec.MAX_REQUEST_ID,
     "deadline_ms": codec.MAX_DEADLINE_MS,
     "addresses": messages.MAX_ADDRESSES,

@@ -14,6 +14,7 @@ from dsdnode.speculation.actions import (
     CopySequence,
     ForwardBlock,
     Gone,
+    Note,
     ReleaseSequence,
     RunChunk,
     SendToOwner,
@@ -67,6 +68,7 @@ class Peer:
             )
             self.watch = StageWatch(self.world.violations, self.machine)
         now, lease_s = self.world.queue.now, self.world.lease_s
+        self.machine.known = self.world.known(route_number)
         length = self.machine.on_open(now, route_number, index, len(route), lease_s, digests)
         if length is not None:
             self.route, self.index, self.watch.route = route, index, route_number
@@ -74,14 +76,16 @@ class Peer:
             self.world.to_owner("on_opened", route_number, index, length, route)
         self._set_timer()
 
-    def on_block(self, block: Block, digests: bytes, tokens: tuple[int, ...], states: Any) -> None:
+    def on_block(
+        self, block: Block, digests: bytes, tokens: tuple[int, ...], states: Any, note: Note | None = None
+    ) -> None:
         if not self.reachable:
             return
         if self.machine is None:
             self.world.to_owner("on_lost_session", SessionLost(block.session, block.route, "restarted"), self)
             return
         try:
-            actions = self.machine.on_block(self.world.queue.now, block, digests, tokens, states)
+            actions = self.machine.on_block(self.world.queue.now, block, digests, tokens, states, note)
             self.watch.heard(block, actions)
             self._carry_out(actions)
         except PeerMisbehaved as error:
@@ -123,7 +127,7 @@ class Peer:
             self.watch.acts(action)
             if isinstance(action, ForwardBlock):
                 following = self.route[self.index + 1]
-                parts = (action.block, action.digests, action.tokens, action.states)
+                parts = (action.block, action.digests, action.tokens, action.states, action.note)
                 self.world.network.send(following.on_block, *parts)
             elif isinstance(action, SendToOwner):
                 self._tell_owner(action)
@@ -145,7 +149,7 @@ class Peer:
     def _tell_owner(self, action: SendToOwner) -> None:
         message = action.message
         name = {"Verdict": "on_verdict", "Nack": "on_nack", "SessionLost": "on_lost_session"}[type(message).__name__]
-        self.world.to_owner(name, message, self)
+        self.world.to_owner(name, message, self, *([action.guesses] if action.guesses else []))
 
     def _work(self) -> None:
         """Engine actions one after another, in order; a run takes its time."""
@@ -185,7 +189,7 @@ class Peer:
         ask = range(end - action.num_draws + 1, end + 1)
         draws = tuple(draw(states[position - 1 - action.position], position, seed) for position in ask)
         running = self.machine._running
-        actions = self.machine.on_output(now, None, draws, 0.0)
+        actions = self.machine.on_output(now, None, draws, 0.0, guessed=self.world.guessed(self.machine, action, draws))
         if running is not None and seed != self.seed:
             self.watch.ran(running[1], end)
         self._carry_out(actions)

@@ -1,10 +1,10 @@
 """Random schedules for the production session and stage machines: `python -m tests.speculation.schedules --seeds 2000`.
 
 Of each kind so many: an owner that streams and hedges, by plans that change at random; one that goes by rounds; whole
-conversations in one session; one that copies draft tokens; networks that lose next to nothing, or much and then
-nothing. Exit code 1 when a reply was wrong or stuck, a stage leaked a sequence, an engine was called wrongly, or work
-was done for nothing (watch.py). With `--mutate NAME` one guard is taken out first (`--mutate all`: each in turn, until
-a seed is red), and a run that stays green is the failure.
+conversations in one session; one that copies draft tokens; one that gets some with verdicts; networks that lose next to
+nothing, or much and then nothing. Exit code 1 when a reply was wrong or stuck, a stage leaked a sequence, an engine was
+called wrongly, or work was done for nothing (watch.py). With `--mutate NAME` one guard is taken out first (`--mutate
+all`: each in turn, until a seed is red), and a run that stays green is the failure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import product
 from .calm import Calm, Storm
 from .conversation import conversation
 from .copies import Copying
+from .guessing import Guessing
 from .mutations import MUTATIONS, SECOND_LINES
 from .toy import WrongEngineCall
 from .world import World
@@ -31,6 +32,7 @@ KINDS: dict[str, Callable[[int], World]] = {
     "calm": lambda seed: Calm(seed, stream=seed % 4 > 0),
     "copies": partial(Copying, stream=True),
     "storm": lambda seed: Storm(seed, stream=seed % 4 > 0),
+    "guesses": lambda seed: Guessing(seed, stream=seed % 4 > 0),
 }
 
 

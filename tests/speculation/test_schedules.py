@@ -35,7 +35,7 @@ RARE = (
 """Red in a few of a thousand seeds: left to the command."""
 
 
-@pytest.mark.parametrize("kind", ["rounds", "stream", "calm", "copies", "storm"])
+@pytest.mark.parametrize("kind", ["rounds", "stream", "calm", "copies", "storm", "guesses"])
 def test_no_schedule_gives_a_wrong_text_or_none(kind: str) -> None:
     assert red_seeds(range(NUM_SEEDS), kind) == {}
 

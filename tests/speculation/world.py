@@ -11,13 +11,20 @@ from dsdnode.speculation.actions import (
     DraftToken,
     Emit,
     Finish,
+    Guessed,
     NeedRoute,
+    Note,
+    RunChunk,
     SendBlock,
     SessionAction,
+    Tokens,
 )
 from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.stage.arrivals import StageLimits
+from dsdnode.speculation.stage.known import KnownLine
+from dsdnode.speculation.stage.machine import StageMachine
+from dsdnode.wire.guesses import Guess
 from dsdnode.wire.messages import SessionLost
 
 from .faults import Faults, pick_faults
@@ -128,11 +135,23 @@ class World:
     def to_owner(self, name: str, *arguments: Any) -> None:
         self.network.send(getattr(self, name), *arguments)
 
-    def on_verdict(self, verdict: Any, peer: Peer) -> None:
+    def known(self, route: int) -> KnownLine | None:
+        """What a judge is told of the line with this route's Open."""
+        return None
+
+    def note(self, action: SendBlock) -> Note | None:
+        """What a block has for its judge."""
+        return None
+
+    def guessed(self, machine: StageMachine, run: RunChunk, draws: Tokens) -> Guessed | None:
+        """By a judge's engine, behind one of the draws of a run."""
+        return None
+
+    def on_verdict(self, verdict: Any, peer: Peer, guesses: tuple[Guess, ...] = ()) -> None:
         judge = self._route[-1] if self._route else None
         if peer is judge or (judge and self.owner.is_sealed(verdict, judge.name)):
             self.watch.judged(self.owner, verdict)
-            actions = self.owner.on_verdict(self.queue.now, verdict)
+            actions = self.owner.on_verdict(self.queue.now, verdict, (), guesses)
             self.watch.committed(self.owner)
             self._carry_out(actions)
 
@@ -161,7 +180,8 @@ class World:
                 self._open(action)
             elif isinstance(action, SendBlock):
                 self.watch.sent(self.owner, action)
-                self.network.send(self._route[0].on_block, action.block, action.digests, action.tokens, None)
+                parts = action.digests, action.tokens, None, self.note(action)
+                self.network.send(self._route[0].on_block, action.block, *parts)
             elif isinstance(action, Draft):
                 self._draft(action)
             elif isinstance(action, Emit):

@@ -328,4 +328,5 @@ def session_config(conversation: Conversation, options: ReplyOptions) -> Session
         shaping=options.sampling.shaping,
         logprobs=options.num_logprobs >= 0,
         least_match=LEAST_MATCH if options.copies else 0,
+        guesses=options.num_guesses > 0,
     )

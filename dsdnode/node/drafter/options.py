@@ -22,6 +22,7 @@ from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
+from dsdnode.wire.guesses import MAX_GUESSES, Guess, unpack_guesses
 from dsdnode.wire.logprobs import TokenLogprobs, unpack_logprobs
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance, WireSampling
 from dsdnode.wire.numbers import parse_wire
@@ -61,6 +62,8 @@ class ReplyOptions:
     """Ids that say something else to the draft model: it is not shown them, and they are not proposed."""
     shaping: WireShaping = PLAIN
     num_logprobs: int = -1
+    model_drafts: bool = True
+    """A draft model is there."""
     grammar: Grammar | None = None
     """What the reply may say, where that is constrained."""
 
@@ -79,6 +82,16 @@ class ReplyOptions:
         if self.num_logprobs < 0 or not buffers:
             return ()
         return unpack_logprobs(buffers[0], min(self.num_logprobs, self.model.vocab_size), self.model.vocab_size)
+
+    @property
+    def num_guesses(self) -> int:
+        """That a judge which can is asked for behind its verdicts: as many as anybody can use, where there is no draft
+        model."""
+        return MAX_GUESSES if self.copies and not self.model_drafts else 0
+
+    def guesses_of(self, buffers: list[bytes]) -> tuple[Guess, ...]:
+        """Of a Verdict. Raises PeerMisbehaved."""
+        return unpack_guesses(buffers[1], self.model.vocab_size) if len(buffers) > 1 else ()
 
     @property
     def is_shaped(self) -> bool:
@@ -151,6 +164,7 @@ class Options:
             foreign=foreign,
             shaping=body.shaping,
             num_logprobs=body.num_logprobs,
+            model_drafts=self.model_drafts,
         )
 
     def _rule(self, body: GenerateBody) -> WireAcceptance:

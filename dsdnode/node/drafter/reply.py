@@ -125,8 +125,8 @@ class Reply:
             if self._constrained and not self._constrained.allows(place, verdict.token):
                 return self.on_peer_lost(judge)
             dead_end = self._constrained.dead_end(place) if self._constrained else None
-            logprobs = self._options.logprobs_of(buffers) if peer == judge else ()
-            actions = self._machine.on_verdict(self._now(), verdict, logprobs)
+            told = (self._options.logprobs_of(buffers), self._options.guesses_of(buffers)) if peer == judge else ()
+            actions = self._machine.on_verdict(self._now(), verdict, *told)
             is_taken = self._machine.num_answered > self._num_answered
             if dead_end is not None and is_taken:
                 self._carry_out(dead_end.told(actions))

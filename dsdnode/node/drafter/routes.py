@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from dsdnode.cost import PipelineCost
 from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError, NoPipeline
-from dsdnode.net.port import MASKS, SHAPING, Priority
+from dsdnode.net.port import GUESSES, MASKS, SHAPING, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
@@ -179,7 +179,8 @@ class Routes:
                 continue
             trial_s = self._trial_s(places, attempt.instead(model, records, view, strangers), view, num_tokens)
             conversation.asked(place.peer for place in places)
-            line = ToldLine.of(options, tokens, len(conversation.tokens) - options.num_resumed)
+            num_prompt = len(conversation.tokens) - options.num_resumed
+            line = ToldLine.of(options, tokens, num_prompt, self._num_guesses(options, places))
             answers = await self._open_all(conversation, options, number, digests, places, line)
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
@@ -187,6 +188,11 @@ class Routes:
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
             self.close(conversation, empty)
+
+    def _num_guesses(self, options: ReplyOptions, places: Sequence[PipelineStage]) -> int:
+        """That the judge is asked for: every stage must know the notes that it needs for them."""
+        can = all(self._rpc.transport.can(place.peer, GUESSES) for place in places)
+        return min(places[-1].record.num_guesses, options.num_guesses) if can else 0
 
     def _opened(
         self,
@@ -331,6 +337,7 @@ class Routes:
                 line.num_line,
                 options.num_logprobs,
                 options.grammar is not None,
+                line.num_guesses,
             )
         )
 

@@ -6,12 +6,11 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-import numpy as np
 import structlog
 from msgspec.structs import replace
 
 from dsdnode.accounts import Account
-from dsdnode.engine.port import Chunk, Engine, Output
+from dsdnode.engine.port import Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -22,11 +21,10 @@ from dsdnode.node.batching.scheduler import Owner
 from dsdnode.node.shard.neighbours import Neighbours
 from dsdnode.node.shard.owners import Owners
 from dsdnode.node.shard.sessions import Sessions, StageSession
-from dsdnode.node.shard.terms import Asked, BlockBuffers, seen_of, told_by
+from dsdnode.node.shard.terms import Asked, BlockBuffers, chunk_of, guessed_of, seen_of, told_by, verdict_buffers
 from dsdnode.speculation import actions as do
 from dsdnode.speculation import seal
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.logprobs import pack_logprobs
 from dsdnode.wire.masks import Masks
 from dsdnode.wire.messages import (
     MAX_REASON,
@@ -298,8 +296,8 @@ class StageHost:
                     except ValueError as error:
                         return self._fail(session, str(error))
                     self._tell(session.peers[session.opened.index + 1], block, buffers, Priority.VERIFY)
-                case do.SendToOwner(message, logprobs):
-                    self._tell(session.owner, message, [pack_logprobs(logprobs)] if logprobs else [])
+                case do.SendToOwner(message, logprobs, guesses):
+                    self._tell(session.owner, message, verdict_buffers(logprobs, guesses))
                 case do.BroadcastClosed(message, digest):
                     sealed = replace(message, seal=seal.of(session.opened.seal_key, message, digest))
                     for peer in session.peers[: session.opened.index]:
@@ -327,7 +325,7 @@ class StageHost:
         if session.machine.is_over:
             return self._carry_out(session, session.machine.on_run_failed(now))
         try:
-            chunk = self._chunk(session, run)
+            chunk = chunk_of(session.asked, session.sampling, run, self._engine.shard, session.owner)
         except Exception:  # or its run would never end, and its place never be free
             log.exception("bug in a run")
             return self._fail(session, "what is to be run cannot be made")
@@ -347,23 +345,14 @@ class StageHost:
 
         self._batcher.run(chunk, done, alive, session.id, session.account)
 
-    def _chunk(self, session: StageSession, run: do.RunChunk) -> Chunk:
-        inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
-        sampling = session.sampling if run.num_draws else None
-        most = self._engine.shard.vocab_size
-        return Chunk(
-            run.sequence, run.position, inputs, run.num_draws, sampling, num_top=min(run.num_top, most), past=run.past,
-            num_logprobs=min(session.asked.body.num_logprobs, most) if run.num_draws else -1, masks=run.masks,
-            owner=session.owner,
-        )  # fmt: skip
-
     def _done(self, session: StageSession, result: Output | DsdError | None) -> None:
         now = asyncio.get_running_loop().time()
         if isinstance(result, Output):
             queue = self._batcher.num_others(session.id)
             draws = () if result.tokens is None else tuple(result.tokens.tolist())
+            seen, guessed = seen_of(result), guessed_of(result)
             actions = session.machine.on_output(
-                now, result.states, draws, result.compute_s, seen=seen_of(result), queue=queue
+                now, result.states, draws, result.compute_s, seen=seen, queue=queue, guessed=guessed
             )
             self._carry_out(session, actions)
         elif isinstance(result, Overloaded):

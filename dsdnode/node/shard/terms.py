@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from dsdnode.engine.port import Output, ShardInfo
+from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import peer_id
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw, KeyTokens, RelaxedRule
-from dsdnode.speculation.actions import Note, States, Tokens
+from dsdnode.speculation.actions import Guessed, Note, RunChunk, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
 from dsdnode.speculation.masks import MAX_PLACES, Places, Shelves
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.wire.codec import buffer_at, decode_body
-from dsdnode.wire.logprobs import TokenLogprobs
+from dsdnode.wire.guesses import Guess, pack_guesses
+from dsdnode.wire.logprobs import TokenLogprobs, pack_logprobs
 from dsdnode.wire.masks import MAX_MASKS, PackedMask
 from dsdnode.wire.messages import Block, JudgeNote, Open, OpenStages, StagePlace
 from dsdnode.wire.numbers import unpack_tokens
@@ -54,7 +56,8 @@ class Asked:
         if not len(told) // 4 <= body.num_line <= message.max_positions:
             raise PeerMisbehaved("more tokens of the line than it has, or than it may have")
         tokens = np.array(unpack_tokens(told, len(told) // 4, shard.vocab_size), np.int32)
-        return replace(asked, known=KnownLine(asked.shaping, body.num_prompt, body.num_line, tokens))
+        guesses = min(body.num_guesses, shard.num_guesses) > 0
+        return replace(asked, known=KnownLine(asked.shaping, body.num_prompt, body.num_line, tokens, guesses))
 
     @property
     def stages(self) -> tuple[StagePlace, ...]:
@@ -78,7 +81,7 @@ class Asked:
     @property
     def has_note(self) -> bool:
         """Do its blocks bring one for the judge?"""
-        return self.shaping.has_past
+        return self.shaping.has_past or self.body.num_guesses > 0
 
     @property
     def sampling(self) -> Sampling:
@@ -145,6 +148,34 @@ def told_by(buffers: list[bytes]) -> tuple[dict[bytes, bytes], tuple[PackedMask,
     if len(packed) > MAX_MASKS:
         raise PeerMisbehaved(f"{len(packed)} masks in one message")
     return dict(zip(split(digests), split(names), strict=True)), packed
+
+
+def chunk_of(asked: Asked, sampling: Sampling, run: RunChunk, shard: ShardInfo, owner: bytes) -> Chunk:
+    """For the engine of this `shard`. `sampling`: that which is asked for."""
+    inputs, most = np.asarray(run.tokens, np.int32) if run.states is None else run.states, shard.vocab_size
+    is_drawn, body = run.num_draws > 0, asked.body
+    guesses = min(body.num_guesses, shard.num_guesses) if is_drawn and run.line is not None else 0
+    return Chunk(
+        run.sequence, run.position, inputs, run.num_draws, sampling if is_drawn else None,
+        num_top=min(run.num_top, most), past=run.past,
+        num_logprobs=min(body.num_logprobs, most) if is_drawn else -1, masks=run.masks, owner=owner,
+        line=run.line, num_guesses=guesses,
+    )  # fmt: skip
+
+
+def verdict_buffers(logprobs: Sequence[TokenLogprobs], guesses: Sequence[Guess]) -> list[bytes]:
+    """Of a Verdict; none of what was not asked for."""
+    if guesses:
+        return [pack_logprobs(logprobs), pack_guesses(guesses)]
+    return [pack_logprobs(logprobs)] if logprobs else []
+
+
+def guessed_of(output: Output) -> Guessed | None:
+    """What it guesses at behind one of its draws."""
+    if output.guesses is None or not len(output.guesses.tokens):
+        return None
+    chances = output.guesses.probabilities.tolist()
+    return Guessed(output.guesses.position, tuple(zip(output.guesses.tokens.tolist(), chances, strict=True)))
 
 
 def seen_of(output: Output) -> tuple[JudgeDraw, ...]:

@@ -2,19 +2,23 @@
 
 It drafts where the next draft token is likeliest to be needed: on the main line, or in a branch of second choices
 beside it (a hedge). The chance of a draft token is the product of the draft's confidences before it, each calibrated by
-what became of such draft tokens so far. Other draft tokens are copied (ngrams.py), and calibrated apart.
+what became of such draft tokens so far. Other draft tokens are copied (ngrams.py), or were guessed at beside the judge
+and came with its verdict; each kind is calibrated apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 from dsdnode.speculation.actions import Draft, DraftToken, Tokens
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 from dsdnode.speculation.owner.ngrams import NgramIndex
 from dsdnode.speculation.shaper import Past
 from dsdnode.speculation.shaping import PLAIN, Shaping
+from dsdnode.wire.guesses import Guess
 
 _NUM_BINS = 10
 _PRIOR_WEIGHT = 3.0
@@ -80,9 +84,11 @@ class DraftPlanner:
         shaping: Shaping = PLAIN,
         num_prompt: int = 0,
         ngrams: NgramIndex | None = None,
+        guesses: bool = False,
     ) -> None:
         """`cached`: by sequence, what the reply before left in it (digests after each token). `num_prompt`: tokens of
-        the line that are not the reply's own. `ngrams`: of the line; None: nothing is copied."""
+        the line that are not the reply's own. `ngrams`: of the line; None: nothing is copied. `guesses`: some may
+        come."""
         self._shaping, self._num_prompt = shaping, num_prompt
         self.alive = alive
         self.asked: OutstandingDraft | None = None
@@ -92,6 +98,11 @@ class DraftPlanner:
         """Of a second choice, as a share of what the first one leaves, when the first is wrong."""
         self._copied = Calibration()
         """Of a copied draft token."""
+        self._told = Calibration()
+        """Of one that was guessed beside the judge."""
+        self._may_come = guesses
+        self._guesses: tuple[bytes, tuple[DraftToken, ...]] = (b"", ())
+        """The latest, behind the content of this digest."""
         self._drawn_right, self._drawn = 0.0, 0.0
         """Of the draft engine's own, that were judged."""
         self._ngrams = ngrams
@@ -170,20 +181,35 @@ class DraftPlanner:
 
     @property
     def can_copy(self) -> bool:
-        return self._ngrams is not None
+        return self._ngrams is not None or self._may_come
+
+    def guessed(self, guesses: Sequence[Guess]) -> None:
+        """These may come behind the line."""
+        if self._may_come:
+            tokens = [DraftToken(token, chance, copied=True, guessed=True) for token, chance in guesses]
+            self._guesses = self._epochs.line_digest, tuple(tokens)
 
     def copies(self, epoch: OwnEpoch, count: int) -> list[tuple[DraftToken, float]]:
         """Draft tokens behind its end that are copied, at most `count`, with the chance of each alone; [] where the
         draft engine's own are likelier."""
         end = self._digest(epoch, self._epochs.end(epoch))
-        if self._ngrams is None or count <= 0 or end == self._declined:
+        if count <= 0 or end == self._declined:
             return []
-        drafted = tuple(placed.draft_token.token for placed in epoch.draft_tokens)
-        found = [(one, self._copied(one.probability)) for one in self._ngrams.copied(drafted, count)]
+        found = max(self._copied_behind(epoch, count), self._guessed_behind(end, count), key=_num_right)
         if not found or (self.alive and found[0][1] * self._drawn < self._drawn_right):
             self._declined = end
             return []
         return found
+
+    def _copied_behind(self, epoch: OwnEpoch, count: int) -> list[tuple[DraftToken, float]]:
+        if self._ngrams is None:
+            return []
+        drafted = tuple(placed.draft_token.token for placed in epoch.draft_tokens)
+        return [(one, self._copied(one.probability)) for one in self._ngrams.copied(drafted, count)]
+
+    def _guessed_behind(self, end: bytes, count: int) -> list[tuple[DraftToken, float]]:
+        digest, guesses = self._guesses
+        return [(one, self._told(one.probability)) for one in guesses[:count]] if digest == end else []
 
     def decline(self, epoch: OwnEpoch) -> None:
         """What would be copied behind its end is not worth it."""
@@ -208,7 +234,7 @@ class DraftPlanner:
     def _learn(self, draft_token: DraftToken, token: int) -> None:
         right = draft_token.token == token
         if draft_token.copied:
-            return self._copied.learn(draft_token.probability, right)
+            return (self._told if draft_token.guessed else self._copied).learn(draft_token.probability, right)
         fade = 1 - 1 / _MEMORY
         self._drawn_right, self._drawn = self._drawn_right * fade + right, self._drawn * fade + 1
         self.first.learn(draft_token.probability, right)
@@ -257,6 +283,11 @@ class DraftPlanner:
 
     def _digest(self, epoch: OwnEpoch, length: int) -> bytes:
         return self._epochs.digest_at(epoch, length)
+
+
+def _num_right(found: list[tuple[DraftToken, float]]) -> float:
+    """Of these draft tokens, as is to be expected."""
+    return float(sum(accumulate((chance for _, chance in found), mul)))
 
 
 def share(draft_token: DraftToken) -> float:

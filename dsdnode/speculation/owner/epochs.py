@@ -96,6 +96,11 @@ class Epochs:
         """Of the line."""
         return len(self._line.tokens)
 
+    @property
+    def line_digest(self) -> bytes:
+        """Of all of it."""
+        return self._line.digests[len(self._line.tokens)]
+
     def digest_after(self, digest: bytes, token: int) -> bytes:
         return self._line.after(digest, token)
 

@@ -34,6 +34,7 @@ from dsdnode.speculation.owner.ngrams import NgramIndex
 from dsdnode.speculation.owner.prefill import Prefill
 from dsdnode.speculation.owner.timer import RetransmissionTimer
 from dsdnode.speculation.plan import Continuation, Plan, SessionConfig
+from dsdnode.wire.guesses import Guess
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.messages import Nack, Verdict
 
@@ -70,6 +71,7 @@ class SessionMachine:
             shaping=config.shaping,
             num_prompt=num_prompt,
             ngrams=NgramIndex(self._line.tokens, config.least_match) if config.least_match else None,
+            guesses=config.guesses,
         )
         self._wanted_length = len(prompt) + config.max_tokens
         self._max_length = min(self._wanted_length, config.max_positions)
@@ -189,10 +191,16 @@ class SessionMachine:
         self._drafts.alive = True
         return self._go_on(now)
 
-    def on_verdict(self, now: float, verdict: Verdict, logprobs: tuple[TokenLogprobs, ...] = ()) -> list[SessionAction]:
+    def on_verdict(
+        self,
+        now: float,
+        verdict: Verdict,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        guesses: tuple[Guess, ...] = (),
+    ) -> list[SessionAction]:
         """Cumulative: it answers every block up to `decided`, and commits when it decides past the line. `logprobs`: of
         the last positions up to there; where too few came that should, or others than of what is to be committed, it
-        is as if it had been lost."""
+        is as if it had been lost. `guesses`: at what stands behind its own token."""
         epoch = self._current(verdict.route, verdict.epoch)
         if epoch is None or verdict.token >= self._config.vocab_size or verdict.decided > epoch.sent:
             return []
@@ -213,6 +221,8 @@ class SessionMachine:
         actions = self._commit(now, verdict, epoch, judged, told)
         if self.finished is None and self._epochs.main is None:
             self._epochs.begin(verdict.epoch, verdict.decided)
+        if len(self._line) == verdict.decided + 1:
+            self._drafts.guessed(guesses)
         return actions + self._go_on(now)
 
     def is_sealed(self, verdict: Verdict, judge: bytes) -> bool:

@@ -7,13 +7,14 @@ answers NACK(position - 1) and the owner sends that position again as given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw
-from dsdnode.speculation.actions import BroadcastClosed, SendToOwner, Tokens
+from dsdnode.speculation.actions import BroadcastClosed, Guessed, SendToOwner, Tokens
 from dsdnode.speculation.masks import Places
 from dsdnode.speculation.stage.arrivals import Arrival
 from dsdnode.speculation.stage.cache import Branch
+from dsdnode.wire.guesses import Guess
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.masks import MAX_MASKS, LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
@@ -38,6 +39,8 @@ class Decision:
     closed: bool
     relaxed: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    guesses: tuple[Guess, ...] = ()
+    """At what stands behind `token`."""
 
 
 class Judge:
@@ -110,14 +113,17 @@ class Judge:
         for position in [position for position in branch.seen if position <= end - MAX_SEEN]:
             del branch.seen[position]
 
-    def judge(self, branch: Branch, block: Block, draft: Tokens) -> Decision:
-        """Decide a block whose run is done and whose draws are kept."""
+    def judge(self, branch: Branch, block: Block, draft: Tokens, guessed: Guessed | None = None) -> Decision:
+        """Decide a block whose run is done and whose draws are kept. `guessed`: behind one of these."""
         start = block.position + block.num_given
         own = [_own(branch, position) for position in range(start, start + len(draft))]
         accepted = self._acceptance.accept(start, draft, own)
         branch.decided = start + accepted.count
         branch.relaxed += accepted.relaxed
-        return self._decision(branch, block, branch.decided, closed=accepted.count < len(draft))
+        decision = self._decision(branch, block, branch.decided, closed=accepted.count < len(draft))
+        if guessed is None or guessed.position != decision.decided + 1:
+            return decision
+        return replace(decision, guesses=guessed.tokens)
 
     def again(self, branch: Branch, block: Block) -> Decision | None:
         """What was decided last, for an owner that missed it of `block`; None: nothing was yet."""
@@ -162,6 +168,7 @@ class StageMessages:
                 block.stage_ms, block.waited_ms, block.queue, decision.relaxed, seal,
             ),
             decision.logprobs,
+            decision.guesses,
         )  # fmt: skip
 
     def closed(self, block: Block, decision: Decision, digest: bytes) -> BroadcastClosed:

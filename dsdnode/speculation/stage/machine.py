@@ -15,7 +15,7 @@ from dataclasses import replace
 from dsdnode.speculation import actions as do
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import AcceptanceRule, JudgeDraw
-from dsdnode.speculation.actions import Note, StageAction, States, Tokens
+from dsdnode.speculation.actions import Guessed, Note, StageAction, States, Tokens
 from dsdnode.speculation.masks import Places
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, KeptOutputs, StageLimits, WaitingBlocks, arrive
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
@@ -155,11 +155,12 @@ class StageMachine:
         *,
         seen: Sequence[JudgeDraw] = (),
         queue: int = 0,
+        guessed: Guessed | None = None,
     ) -> list[StageAction]:
         """The RunChunk is done: `states` [n, width] of it, or at the last stage its `draws` (num_draws tokens).
 
         `seen`: the draws with the distributions behind them, where num_top asked for these; `queue`: how many other
-        sessions had work waiting when the run was asked for.
+        sessions had work waiting when the run was asked for; `guessed`: behind one of its draws.
         """
         assert self._running is not None
         arrival, branch, judge = self._running
@@ -173,8 +174,10 @@ class StageMachine:
         if arrival.block.route != self._route or self._closing_of(arrival.block) is not None:
             return self._go_on(now)
         block = arrival.passed(now, compute_s, queue)
-        actions = self._decide(arrival, block, branch) if self._is_last else self._forward(now, arrival, block, states)
-        return actions + self._go_on(now)
+        if not self._is_last:
+            return self._forward(now, arrival, block, states) + self._go_on(now)
+        decision = self._judge.judge(branch, block, arrival.draft, guessed)
+        return self._announce(block, branch, decision) + self._go_on(now)
 
     def on_run_failed(self, now: float) -> list[StageAction]:
         """The engine refused the RunChunk (Overloaded), perhaps with a part of it cached. The owner sends it again."""
@@ -237,9 +240,7 @@ class StageMachine:
             return []
         if now >= self._lease_end_s and self._hears("lease over"):
             return [self._messages.lost("its lease ran out"), *self._close()]
-        if self._running:
-            return []
-        overdue = self._inbox.take_overdue(now)
+        overdue = [] if self._running else self._inbox.take_overdue(now)
         if overdue:
             self._judge.ask_again()
         return [self._messages.nack(item.block, self._cache.length_for(item.block)) for item in overdue]
@@ -352,7 +353,8 @@ class StageMachine:
         past = self._known.past(branch, block, arrival.draft) if self._known and num_draws else None
         masks = self._judge.masks(arrival) if num_draws else ()
         place = branch.sequence, block.position
-        run = do.RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or ())
+        line = None if self._known is None else self._known.line(branch, block)
+        run = do.RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or (), line)
         return [*actions, run]
 
     def _again(self, arrival: Arrival) -> list[StageAction]:
@@ -377,9 +379,6 @@ class StageMachine:
         output = do.ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states, arrival.note)
         self._kept.put(output, now)
         return [output]
-
-    def _decide(self, arrival: Arrival, block: Block, branch: Branch) -> list[StageAction]:
-        return self._announce(block, branch, self._judge.judge(branch, block, arrival.draft))
 
     def _announce(self, block: Block, branch: Branch, decision: Decision) -> list[StageAction]:
         actions: list[StageAction] = [self._messages.verdict(block, decision)]
