@@ -70,7 +70,10 @@ def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
         [output.runners_up is not None for output in outputs],
         [0 if output.top is None else output.top.tokens.shape[1] for output in outputs],
         [-1 if output.logprobs is None else output.logprobs.tokens.shape[1] for output in outputs],
-        [None if o.guesses is None else (o.guesses.position, len(o.guesses.tokens)) for o in outputs],
+        [
+            None if o.guesses is None else (o.guesses.position, len(o.guesses.tokens), o.guesses.compute_s)
+            for o in outputs
+        ],
     )
     return header, bodies
 
@@ -132,8 +135,8 @@ def _read_logprobs(reader: _Reader, count: int, num: int) -> Logprobs:
     return Logprobs(reader.floats(count), reader.ints(count, num), reader.floats(count, num))
 
 
-def _read_guesses(reader: _Reader, position: int, num: int) -> Guesses:
-    return Guesses(position, reader.ints(num), reader.floats(num))
+def _read_guesses(reader: _Reader, position: int, num: int, compute_s: float) -> Guesses:
+    return Guesses(position, reader.ints(num), reader.floats(num), compute_s)
 
 
 class _Reader:

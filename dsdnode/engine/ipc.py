@@ -212,8 +212,8 @@ class Outputs(Packet, frozen=True, tag=21):
     runners_up: list[bool]
     num_tops: list[Count]
     num_logprobs: list[Annotated[int, Meta(ge=-1, le=1 << 24)]]
-    guesses: list[tuple[int, Count] | None]
-    """From which position on, and how many."""
+    guesses: list[tuple[int, Count, float] | None]
+    """From which position on, how many, and what time they took."""
 
 
 class Done(Packet, frozen=True, tag=22):

@@ -93,10 +93,9 @@ class LlamaEngine:
             self._guesser.begin(chunks)
         with self._all_or_nothing(chunks):
             outputs = self._draws(chunks) if self.shard.last else self._states(chunks)
-        if self._guesser is not None:
-            outputs = self._guesser.added(chunks, outputs)
         compute_s = time.perf_counter() - begun
-        return [replace(output, compute_s=compute_s) for output in outputs]
+        outputs = [replace(output, compute_s=compute_s) for output in outputs]
+        return outputs if self._guesser is None else self._guesser.added(chunks, outputs)
 
     def decode(self, chunks: Sequence[Chunk]) -> list[Rows]:
         """Raw rows of each chunk: hidden states [n, width], or logits [num_draws, vocab_size] from the last layer.

@@ -10,6 +10,7 @@ What it says is a guess: where it lacks something it guesses worse, or not at al
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 NUM_GUESSES: Final = 4
 """The block was made for one; each guess more hangs on those before it."""
 LEAST_CHANCE = 0.1
-"""Of all guesses so far: one more costs a block and a head."""
+"""Of all guesses so far: one more costs a block and a head. (With dice it says little: a guess is drawn by the very
+dice that will draw the token.)"""
 Rows = NDArray[np.float32]
 
 
@@ -70,7 +72,8 @@ class _Chain:
 
     @property
     def goes_on(self) -> bool:
-        return len(self.tokens) < self.num_wanted and prod(self.chances) >= LEAST_CHANCE
+        is_likely = self.sampling.temperature > 0 or prod(self.chances) >= LEAST_CHANCE
+        return len(self.tokens) < self.num_wanted and is_likely
 
     def take(self, logits: Rows, row: Rows) -> None:
         self.token, self.row = draw(logits, self.position + 1, self.sampling), row
@@ -155,13 +158,16 @@ class Guesser:
 
     def added(self, chunks: Sequence[Chunk], outputs: Sequence[Output]) -> list[Output]:
         """With what is guessed behind their draws; whatever goes wrong, that alone is missing."""
+        begun = time.perf_counter()
         try:
             drawn = [() if output.tokens is None else output.tokens.tolist() for output in outputs]
             guesses = self.guess(chunks, drawn)
         except Exception as bug:
             self._give_up(bug)
             return list(outputs)
-        return [replace(output, guesses=one) for output, one in zip(outputs, guesses, strict=True)]
+        spent_s = time.perf_counter() - begun
+        timed = [None if one is None else replace(one, compute_s=spent_s) for one in guesses]
+        return [replace(output, guesses=one) for output, one in zip(outputs, timed, strict=True)]
 
     def begin(self, chunks: Sequence[Chunk]) -> None:
         """These are run next."""

@@ -129,11 +129,13 @@ class Logprobs:
 
 @dataclass(frozen=True, slots=True)
 class Guesses:
-    """At n tokens from `position` on: `tokens` int32 and `probabilities` float32, each [n], may be none."""
+    """At n tokens from `position` on: `tokens` int32 and `probabilities` float32, each [n], may be none. `compute_s`:
+    for all that were guessed at beside one another, beyond the decode."""
 
     position: int
     tokens: Tokens
     probabilities: NDArray[np.float32]
+    compute_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,8 @@ def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: Sha
             guesses = output.guesses
             num_guesses = min(len(guesses.tokens), chunk.num_guesses)
             _check_drawn(guesses.tokens, guesses.probabilities, (num_guesses,), shard)
+            if not 0 <= guesses.compute_s < float("inf"):
+                raise ValueError(f"its guesses took {guesses.compute_s} s")
 
 
 def _check_drawn(

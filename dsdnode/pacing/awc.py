@@ -135,6 +135,12 @@ class AdaptiveWindow:
     def copying(self, survival: Sequence[float]) -> Plan | None:
         return None
 
+    def guesses(self) -> int:
+        return 0
+
+    def on_guesses(self, num_guesses: int, seconds: float) -> None:
+        pass
+
     def on_route(self, costs: PipelineCost) -> None:
         self._last_s = None
 
@@ -209,6 +215,12 @@ class ThresholdWindow:
 
     def copying(self, survival: Sequence[float]) -> Plan | None:
         return None
+
+    def guesses(self) -> int:
+        return 0
+
+    def on_guesses(self, num_guesses: int, seconds: float) -> None:
+        pass
 
     def on_route(self, costs: PipelineCost) -> None:
         pass

@@ -18,6 +18,7 @@ from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.crowd import Crowd
 from dsdnode.pacing.estimates import Experience, PipelineEstimate
 from dsdnode.pacing.formulas import MAX_RUN, Cycle, options
+from dsdnode.pacing.guessing import Guessing
 from dsdnode.pacing.realised import Stopwatch
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan
@@ -78,6 +79,7 @@ class Throughput:
         self._costs = self._known.costs
         """Of this reply's pipeline: another reply may have another."""
         self._watch = Stopwatch(self._known)
+        self._guessing = Guessing()
         self._crowd: Crowd | None = None
         """Of the others that were met at the stages."""
         self._num_tokens = 0
@@ -110,6 +112,13 @@ class Throughput:
         others = min(self._token_s(one, cycle) for one, cycle in now)
         return replace(plan, copied=True) if token_s < WORTH_A_DRAFT * others else None
 
+    def guesses(self) -> int:
+        costs = self._costs.costs() if self._costs.is_known else None
+        return self._guessing.wanted(self._num_tokens, costs, self._token_s) if self.may_copy else 0
+
+    def on_guesses(self, num_guesses: int, seconds: float) -> None:
+        self._guessing.told(num_guesses, seconds)
+
     def on_route(self, costs: PipelineCost) -> None:
         if not self._costs.is_of(costs):
             self._costs = self._known.costs = PipelineEstimate(costs, self._tuning)
@@ -126,6 +135,7 @@ class Throughput:
     def on_verdict(self, event: PassEvent) -> None:
         self._known.judged(event)
         self._costs.passed(event)
+        self._guessing.judged(event.num_guessed, event.num_guessed_right)
         if any(event.queue):
             self._crowd = self._crowd or Crowd(self._tuning)
             self._crowd.passed(event)

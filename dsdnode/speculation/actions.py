@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.speculation.shaper import Past
-from dsdnode.wire.guesses import Guess
+from dsdnode.wire.guesses import Guesses
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
@@ -45,6 +45,8 @@ class SendBlock:
     block: Block
     digests: bytes
     tokens: Tokens
+    num_guesses: int = 0
+    """That the judge is asked for behind its verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +146,18 @@ class RunChunk:
     masks: tuple[bytes, ...] = ()
     """Of each draw, where they are drawn under masks."""
     line: NDArray[np.int32] | None = None
-    """Its own tokens, where guesses are asked for."""
+    """Its own tokens, in a session that asks for guesses; `num_guesses`: behind this one's verdict."""
+    num_guesses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What comes with a block for the judge alone: passed on as it came. `given`: of JudgeNote, read at the judge."""
+    """What comes with a block for the judge alone: passed on as it came. The others: of JudgeNote, read at the
+    judge."""
 
     data: bytes
     given: Tokens = ()
+    num_guesses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,7 @@ class Guessed:
     """What may stand from `position` on."""
 
     position: int
-    tokens: tuple[Guess, ...]
+    guesses: Guesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,7 @@ class SendToOwner:
 
     message: Verdict | Nack | SessionLost | LackMasks
     logprobs: tuple[TokenLogprobs, ...] = ()
-    guesses: tuple[Guess, ...] = ()
+    guesses: Guesses | None = None
 
 
 @dataclass(frozen=True, slots=True)

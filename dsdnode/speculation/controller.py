@@ -22,6 +22,12 @@ class WindowController(Protocol):
         """How to send draft tokens that are copied and cost no time; None: not at all. `survival` [m]: the chance that
         the first m of them are right."""
 
+    def guesses(self) -> int:
+        """At how many tokens the judge is to guess behind its next verdicts, where it can."""
+
+    def on_guesses(self, num_guesses: int, seconds: float) -> None:
+        """So many came, and took the judge so long."""
+
     def on_route(self, costs: PipelineCost) -> None:
         """The reply goes by another pipeline from here."""
 
@@ -48,6 +54,12 @@ class FixedPlan:
 
     def copying(self, survival: Sequence[float]) -> Plan | None:
         return None
+
+    def guesses(self) -> int:
+        return 0
+
+    def on_guesses(self, num_guesses: int, seconds: float) -> None:
+        pass
 
     def on_route(self, costs: PipelineCost) -> None:
         pass

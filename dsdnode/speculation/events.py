@@ -49,6 +49,9 @@ class PassEvent:
     num_copied: int = 0
     """Of the judged ones; `num_copied_right` of the accepted ones."""
     num_copied_right: int = 0
+    num_guessed: int = 0
+    """Of the copied ones, those that came with a verdict; `num_guessed_right` likewise."""
+    num_guessed_right: int = 0
 
     @property
     def num_model_judged(self) -> int:

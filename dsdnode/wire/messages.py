@@ -269,9 +269,10 @@ class OpenStages(msgspec.Struct, frozen=True, array_like=True):
 
 class JudgeNote(msgspec.Struct, frozen=True, array_like=True):
     """Last buffer of Block, in a session whose judge has to know more than a stage: passed on from stage to stage.
-    `given`: the block's given tokens behind the line of Open."""
+    `given`: the block's given tokens behind the line of Open. `num_guesses`: behind its verdict, as in OpenStages."""
 
     given: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_BLOCK_POSITIONS)] = ()
+    num_guesses: Annotated[int, Meta(ge=0, le=MAX_GUESSES)] = 0
 
 
 class Opened(Message, frozen=True, tag=21):

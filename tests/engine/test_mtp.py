@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.hybrid import open_engine
@@ -17,24 +16,12 @@ from dsdnode.engine.mtp import NUM_GUESSES
 from dsdnode.engine.port import Chunk, Guesses, Output
 from dsdnode.speculation.sampling import Sampling
 from tests.engine.exactness import OPTIONS
+from tests.engine.knowing import HEADS, write_knowing_model
 from tests.engine.loader_models import VOCAB, write_loader_model
 from tests.engine.loader_variants import LOADER_VARIANTS
 
 GUESSES = replace(OPTIONS, guesses=True)
 NUM_LAYERS, CUT = 8, 4
-HEADS = {"nextn_predict_layers": 1}
-
-
-def knowing(name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """Layers that add nothing, so that what follows hangs on a token alone; and a block that goes by just that token:
-    it guesses as the model draws."""
-    if name.endswith(("attn_output.weight", "ssm_out.weight")) or "ffn_down" in name:
-        return np.zeros(shape, np.float32)
-    if "norm" in name and name.endswith("weight"):
-        return np.ones(shape, np.float32)
-    if "eh_proj" in name:
-        return np.eye(*shape, dtype=np.float32)
-    return None
 
 
 class Pipeline:
@@ -42,8 +29,10 @@ class Pipeline:
 
     def __init__(self, folder: Path, architecture: str, *, knows: bool = False) -> None:
         self.model = folder / "whole.gguf"
-        made = {"made": knowing, "left_out": ("shared_head_head", "embed_tokens")} if knows else {}
-        write_loader_model(self.model, LOADER_VARIANTS[architecture], NUM_LAYERS, keys=HEADS, **made)  # type: ignore[arg-type]
+        if knows:
+            write_knowing_model(self.model, architecture, NUM_LAYERS)
+        else:
+            write_loader_model(self.model, LOADER_VARIANTS[architecture], NUM_LAYERS, keys=HEADS)
         cut(self.model, 0, CUT, folder / "sam.gguf")
         cut(self.model, CUT, NUM_LAYERS, folder / "sue.gguf")
         self.alice, self.sam = open_engine(self.model, OPTIONS), open_engine(folder / "sam.gguf", OPTIONS)

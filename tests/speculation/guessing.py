@@ -15,7 +15,7 @@ from dsdnode.speculation.plan import Plan
 from dsdnode.speculation.shaping import PLAIN
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.speculation.stage.machine import StageMachine
-from dsdnode.wire.guesses import Guess
+from dsdnode.wire.guesses import NONE, Guesses
 
 from .peers import Peer
 from .restless import Restless
@@ -75,14 +75,14 @@ class Guessing(World):
         index = next((i for i, (one, two) in enumerate(zip(draws, known, strict=False)) if one != two), len(known))
         position = run.position + first + index + 1
         right = self.right[position : position + self._dice.choice([0, 1, 2, 4])]
-        return Guessed(position, tuple((self._token(token), self._dice.random()) for token in right))
+        return Guessed(position, Guesses(tuple((self._token(token), self._dice.random()) for token in right)))
 
     def _token(self, right: int) -> int:
         return right if self._dice.random() < self._rate else self._dice.randrange(VOCABULARY - 1)
 
-    def on_verdict(self, verdict: Any, peer: Peer, guesses: tuple[Guess, ...] = ()) -> None:
+    def on_verdict(self, verdict: Any, peer: Peer, guesses: Guesses | None = None) -> None:
         line = (*self.owner.tokens, *self._decided(verdict), verdict.token)
-        self.watch.placed(line, tuple(DraftToken(token, chance) for token, chance in guesses))
+        self.watch.placed(line, tuple(DraftToken(token, chance) for token, chance in (guesses or NONE).tokens))
         super().on_verdict(verdict, peer, guesses)
 
     def _decided(self, verdict: Any) -> Tokens:

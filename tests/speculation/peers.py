@@ -149,7 +149,7 @@ class Peer:
     def _tell_owner(self, action: SendToOwner) -> None:
         message = action.message
         name = {"Verdict": "on_verdict", "Nack": "on_nack", "SessionLost": "on_lost_session"}[type(message).__name__]
-        self.world.to_owner(name, message, self, *([action.guesses] if action.guesses else []))
+        self.world.to_owner(name, message, self, *([] if action.guesses is None else [action.guesses]))
 
     def _work(self) -> None:
         """Engine actions one after another, in order; a run takes its time."""

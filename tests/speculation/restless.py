@@ -42,6 +42,12 @@ class Restless:
         mode = rng.choice(["rounds", "stream"])
         return Plan(mode, block, block if mode == "rounds" else rng.choice([block, 8, 16]), copied=True)  # type: ignore[arg-type]
 
+    def guesses(self) -> int:
+        return 4
+
+    def on_guesses(self, num_guesses: int, seconds: float) -> None:
+        pass
+
     def _change(self) -> None:
         if self._rng.random() < self._restlessness:
             self._plan = self._any()

@@ -24,7 +24,7 @@ from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.stage.arrivals import StageLimits
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.speculation.stage.machine import StageMachine
-from dsdnode.wire.guesses import Guess
+from dsdnode.wire.guesses import Guesses
 from dsdnode.wire.messages import SessionLost
 
 from .faults import Faults, pick_faults
@@ -147,7 +147,7 @@ class World:
         """By a judge's engine, behind one of the draws of a run."""
         return None
 
-    def on_verdict(self, verdict: Any, peer: Peer, guesses: tuple[Guess, ...] = ()) -> None:
+    def on_verdict(self, verdict: Any, peer: Peer, guesses: Guesses | None = None) -> None:
         judge = self._route[-1] if self._route else None
         if peer is judge or (judge and self.owner.is_sealed(verdict, judge.name)):
             self.watch.judged(self.owner, verdict)

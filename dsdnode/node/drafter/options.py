@@ -22,7 +22,7 @@ from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
-from dsdnode.wire.guesses import MAX_GUESSES, Guess, unpack_guesses
+from dsdnode.wire.guesses import MAX_GUESSES, Guesses, unpack_guesses
 from dsdnode.wire.logprobs import TokenLogprobs, unpack_logprobs
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance, WireSampling
 from dsdnode.wire.numbers import parse_wire
@@ -89,9 +89,9 @@ class ReplyOptions:
         model."""
         return MAX_GUESSES if self.copies and not self.model_drafts else 0
 
-    def guesses_of(self, buffers: list[bytes]) -> tuple[Guess, ...]:
+    def guesses_of(self, buffers: list[bytes]) -> Guesses | None:
         """Of a Verdict. Raises PeerMisbehaved."""
-        return unpack_guesses(buffers[1], self.model.vocab_size) if len(buffers) > 1 else ()
+        return unpack_guesses(buffers[1], self.model.vocab_size) if len(buffers) > 1 else None
 
     @property
     def is_shaped(self) -> bool:

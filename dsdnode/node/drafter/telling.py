@@ -47,4 +47,4 @@ class ToldLine:
             return []
         block = action.block
         given = action.tokens[: block.num_given][max(0, self.num_line - block.position) :]
-        return [encode_body(JudgeNote(given))]
+        return [encode_body(JudgeNote(given, action.num_guesses))]

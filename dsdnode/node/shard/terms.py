@@ -20,7 +20,7 @@ from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.wire.codec import buffer_at, decode_body
-from dsdnode.wire.guesses import Guess, pack_guesses
+from dsdnode.wire.guesses import Guesses, pack_guesses
 from dsdnode.wire.logprobs import TokenLogprobs, pack_logprobs
 from dsdnode.wire.masks import MAX_MASKS, PackedMask
 from dsdnode.wire.messages import Block, JudgeNote, Open, OpenStages, StagePlace
@@ -136,7 +136,10 @@ class BlockBuffers:
 def _note(data: bytes, *, read: bool) -> Note:
     if len(data) > MAX_NOTE_BYTES:
         raise PeerMisbehaved(f"a note of {len(data)} bytes")
-    return Note(data, decode_body(data, JudgeNote).given if read else ())
+    if not read:
+        return Note(data)
+    note = decode_body(data, JudgeNote)
+    return Note(data, note.given, note.num_guesses)
 
 
 def told_by(buffers: list[bytes]) -> tuple[dict[bytes, bytes], tuple[PackedMask, ...]]:
@@ -154,7 +157,7 @@ def chunk_of(asked: Asked, sampling: Sampling, run: RunChunk, shard: ShardInfo, 
     """For the engine of this `shard`. `sampling`: that which is asked for."""
     inputs, most = np.asarray(run.tokens, np.int32) if run.states is None else run.states, shard.vocab_size
     is_drawn, body = run.num_draws > 0, asked.body
-    guesses = min(body.num_guesses, shard.num_guesses) if is_drawn and run.line is not None else 0
+    guesses = min(run.num_guesses, body.num_guesses, shard.num_guesses) if run.line is not None else 0
     return Chunk(
         run.sequence, run.position, inputs, run.num_draws, sampling if is_drawn else None,
         num_top=min(run.num_top, most), past=run.past,
@@ -163,19 +166,20 @@ def chunk_of(asked: Asked, sampling: Sampling, run: RunChunk, shard: ShardInfo, 
     )  # fmt: skip
 
 
-def verdict_buffers(logprobs: Sequence[TokenLogprobs], guesses: Sequence[Guess]) -> list[bytes]:
+def verdict_buffers(logprobs: Sequence[TokenLogprobs], guesses: Guesses | None) -> list[bytes]:
     """Of a Verdict; none of what was not asked for."""
-    if guesses:
+    if guesses is not None:
         return [pack_logprobs(logprobs), pack_guesses(guesses)]
     return [pack_logprobs(logprobs)] if logprobs else []
 
 
 def guessed_of(output: Output) -> Guessed | None:
     """What it guesses at behind one of its draws."""
-    if output.guesses is None or not len(output.guesses.tokens):
+    told = output.guesses
+    if told is None:
         return None
-    chances = output.guesses.probabilities.tolist()
-    return Guessed(output.guesses.position, tuple(zip(output.guesses.tokens.tolist(), chances, strict=True)))
+    tokens = tuple(zip(told.tokens.tolist(), told.probabilities.tolist(), strict=True))
+    return Guessed(told.position, Guesses(tokens, 1000 * told.compute_s))
 
 
 def seen_of(output: Output) -> tuple[JudgeDraw, ...]:

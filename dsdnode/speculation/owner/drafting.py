@@ -69,6 +69,8 @@ class Judgement:
     confidences: tuple[float, ...]
     num_copied: int = 0
     num_copied_right: int = 0
+    num_guessed: int = 0
+    num_guessed_right: int = 0
 
 
 class DraftPlanner:
@@ -220,16 +222,18 @@ class DraftPlanner:
         draft_tokens = (
             [item.draft_token for item in self._epochs.main.draft_tokens[: len(tokens)]] if self._epochs.main else []
         )
-        num_accepted, confidences, copied = 0, [], []
+        num_accepted, confidences, copied, guessed = 0, [], [], []
         for draft_token, token in zip(draft_tokens, tokens, strict=False):
             confidences.append(draft_token.probability)
             right = draft_token.token == token
             self._learn(draft_token, token)
             copied += [right] * draft_token.copied
+            guessed += [right] * draft_token.guessed
             if not right:
                 break
             num_accepted += 1
-        return Judgement(len(confidences), num_accepted, tuple(confidences), len(copied), sum(copied))
+        of_kinds = len(copied), sum(copied), len(guessed), sum(guessed)
+        return Judgement(len(confidences), num_accepted, tuple(confidences), *of_kinds)
 
     def _learn(self, draft_token: DraftToken, token: int) -> None:
         right = draft_token.token == token

@@ -198,7 +198,16 @@ class Epochs:
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def send(self, now: float, epoch: OwnEpoch, route: int, num_given: int, num_draft: int, plan: Plan) -> SendBlock:
+    def send(
+        self,
+        now: float,
+        epoch: OwnEpoch,
+        route: int,
+        num_given: int,
+        num_draft: int,
+        plan: Plan,
+        num_guesses: int = 0,
+    ) -> SendBlock:
         """The next positions of the epoch; given tokens are of the line, and come first."""
         start = epoch.sent
         end = start + num_given + num_draft
@@ -206,7 +215,7 @@ class Epochs:
         place = (self._session, route, epoch.number, epoch.parent, epoch.base, start)
         block = Block(*place, num_given, num_draft, floor)
         digests = b"".join(self.digest_at(epoch, length) for length in range(start, end + 1))
-        action = SendBlock(block, digests, self.tokens(epoch, start, end))
+        action = SendBlock(block, digests, self.tokens(epoch, start, end), num_guesses)
         epoch.flights.append(Flight(action, plan, now, alone=self.num_flights == 0))
         epoch.sent = end
         return action

@@ -81,14 +81,14 @@ class Flow:
                 return
             self.epochs.extend(main, one, chance)
 
-    def blocks(self, now: float, route: int, plan: Plan) -> Iterator[SendBlock]:
-        """Everything that may leave now."""
+    def blocks(self, now: float, route: int, plan: Plan, num_guesses: int = 0) -> Iterator[SendBlock]:
+        """Everything that may leave now. `num_guesses`: that are asked for behind each verdict."""
         for epoch in self.epochs.live:
             while self.epochs.num_flights < MAX_FLIGHTS:
                 sizes = self._next_sizes(epoch, plan)
                 if sizes is None:
                     break
-                yield self.epochs.send(now, epoch, route, *sizes, plan)
+                yield self.epochs.send(now, epoch, route, *sizes, plan, num_guesses)
 
     def draft(self, now: float, plan: Plan) -> Draft | None:
         """What to ask of the draft engine now, if anything."""

@@ -34,7 +34,7 @@ from dsdnode.speculation.owner.ngrams import NgramIndex
 from dsdnode.speculation.owner.prefill import Prefill
 from dsdnode.speculation.owner.timer import RetransmissionTimer
 from dsdnode.speculation.plan import Continuation, Plan, SessionConfig
-from dsdnode.wire.guesses import Guess
+from dsdnode.wire.guesses import Guesses
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.messages import Nack, Verdict
 
@@ -192,11 +192,7 @@ class SessionMachine:
         return self._go_on(now)
 
     def on_verdict(
-        self,
-        now: float,
-        verdict: Verdict,
-        logprobs: tuple[TokenLogprobs, ...] = (),
-        guesses: tuple[Guess, ...] = (),
+        self, now: float, verdict: Verdict, logprobs: tuple[TokenLogprobs, ...] = (), guesses: Guesses | None = None
     ) -> list[SessionAction]:
         """Cumulative: it answers every block up to `decided`, and commits when it decides past the line. `logprobs`: of
         the last positions up to there; where too few came that should, or others than of what is to be committed, it
@@ -221,8 +217,9 @@ class SessionMachine:
         actions = self._commit(now, verdict, epoch, judged, told)
         if self.finished is None and self._epochs.main is None:
             self._epochs.begin(verdict.epoch, verdict.decided)
-        if len(self._line) == verdict.decided + 1:
-            self._drafts.guessed(guesses)
+        if guesses is not None and len(self._line) == verdict.decided + 1:
+            self._window.on_guesses(len(guesses.tokens), guesses.spent_ms / 1000)
+            self._drafts.guessed(guesses.tokens)
         return actions + self._go_on(now)
 
     def is_sealed(self, verdict: Verdict, judge: bytes) -> bool:
@@ -316,7 +313,8 @@ class SessionMachine:
 
     def _blocks(self, now: float, plan: Plan) -> list[SessionAction]:
         actions: list[SessionAction] = []
-        for action in self._flow.blocks(now, self.route, plan):
+        num_guesses = self._window.guesses() if self._config.guesses else 0
+        for action in self._flow.blocks(now, self.route, plan, num_guesses):
             self.log.sent(action.block.num_draft)
             actions.append(action)
         return actions
@@ -371,6 +369,8 @@ class SessionMachine:
             copied=judged.plan.copied,
             num_copied=outcome.num_copied,
             num_copied_right=outcome.num_copied_right,
+            num_guessed=outcome.num_guessed,
+            num_guessed_right=outcome.num_guessed_right,
         )
         self._depth = 0 if rejected else self._depth + outcome.num_accepted
         self.log.judged(event, num_sent)

@@ -14,7 +14,7 @@ from dsdnode.speculation.actions import BroadcastClosed, Guessed, SendToOwner, T
 from dsdnode.speculation.masks import Places
 from dsdnode.speculation.stage.arrivals import Arrival
 from dsdnode.speculation.stage.cache import Branch
-from dsdnode.wire.guesses import Guess
+from dsdnode.wire.guesses import Guesses
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.masks import MAX_MASKS, LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
@@ -39,7 +39,7 @@ class Decision:
     closed: bool
     relaxed: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
-    guesses: tuple[Guess, ...] = ()
+    guesses: Guesses | None = None
     """At what stands behind `token`."""
 
 
@@ -123,7 +123,7 @@ class Judge:
         decision = self._decision(branch, block, branch.decided, closed=accepted.count < len(draft))
         if guessed is None or guessed.position != decision.decided + 1:
             return decision
-        return replace(decision, guesses=guessed.tokens)
+        return replace(decision, guesses=guessed.guesses)
 
     def again(self, branch: Branch, block: Block) -> Decision | None:
         """What was decided last, for an owner that missed it of `block`; None: nothing was yet."""

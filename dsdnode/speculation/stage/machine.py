@@ -354,7 +354,8 @@ class StageMachine:
         masks = self._judge.masks(arrival) if num_draws else ()
         place = branch.sequence, block.position
         line = None if self._known is None else self._known.line(branch, block)
-        run = do.RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or (), line)
+        num_guesses = 0 if arrival.note is None or not num_draws else arrival.note.num_guesses
+        run = do.RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or (), line, num_guesses)
         return [*actions, run]
 
     def _again(self, arrival: Arrival) -> list[StageAction]:
