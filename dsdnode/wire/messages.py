@@ -356,8 +356,7 @@ class Nack(Message, frozen=True, tag=25):
 class SessionLost(Message, frozen=True, tag=26):
     """Stage to owner: I do not know this session any more (worker died, lease over, restart); old `route`: old news.
 
-    `culprit`: it is this session's own work that the worker died of, or could not do.
-    """
+    `culprit`: it is this session's own work that the worker died of, or could not do."""
 
     session: SessionId
     index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
