@@ -225,8 +225,7 @@ class SessionMachine:
     def is_sealed(self, verdict: Verdict, judge: bytes) -> bool:
         """Is it a closing of this `judge` (a peer id), whichever stage repeats it, that decides something?
 
-        What it decided once it decides no more: said again and again it would pass for a judge at work.
-        """
+        What it decided once it decides no more: said again and again it would pass for a judge at work."""
         digest = self.decided(verdict)
         key = seal.key_for(self._config.secret, verdict.route, judge)
         return digest is not None and seal.fits(key, verdict, digest)
@@ -312,12 +311,11 @@ class SessionMachine:
         return [*actions, draft, *self._blocks(now, plan)]  # a new hedge may leave before the drafter goes on with it
 
     def _blocks(self, now: float, plan: Plan) -> list[SessionAction]:
-        actions: list[SessionAction] = []
         num_guesses = self._window.guesses() if self._config.guesses else 0
-        for action in self._flow.blocks(now, self.route, plan, num_guesses):
-            self.log.sent(action.block.num_draft)
-            actions.append(action)
-        return actions
+        sent = list(self._flow.blocks(now, self.route, plan, num_guesses))
+        for one in sent:
+            self.log.sent(one.block.num_draft)
+        return [*sent]
 
     def _told(
         self, verdict: Verdict, epoch: OwnEpoch, logprobs: tuple[TokenLogprobs, ...]
