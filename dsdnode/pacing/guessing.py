@@ -1,6 +1,7 @@
 """At how many tokens a judge is to guess behind its verdicts: what they cost it, and how often they are right.
 
-It guesses one after the other before its verdict leaves, so it is as if they were drafted for a round in that time.
+It guesses one after the other before its verdict leaves: as if they were drafted for a round in that time. What that
+would gain is predicted; whether it does is seen in passes with guesses and, now and then, without.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dsdnode.cost import CostLine, PipelineCost
-from dsdnode.pacing.fits import Mean
+from dsdnode.pacing.fits import Mean, Ratio
 from dsdnode.pacing.formulas import MAX_RUN, Cycle, options
+from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan
 
 MOST = 8
 """More than any judge is known to give."""
 FIRST = 2
 """While it is not known what they cost."""
-PROBE_TOKENS = 64
-"""Where they are not worth it, one is asked for after so many tokens."""
+PROBE_TOKENS = 128
+"""Where they are not worth it they are tried again after so many tokens; where they are, and not by far, so are
+passes without them."""
+PROBE_PASSES = 4
+BY_FAR = 1.5
+"""Times as fast as plain decoding."""
 EVERY_TOKENS = 4
+"""A thought takes a tenth of a fast token."""
 KEEP = 0.98
 """Of what was seen before, with each guess that is judged: the last 50 tell the rate."""
 FIRST_RATE, FIRST_WEIGHT = 0.7, 4.0
@@ -32,31 +39,52 @@ class Guessing:
     _rate: Mean = field(default_factory=lambda: Mean(KEEP, FIRST_RATE, weight=FIRST_WEIGHT))
     _guess_s: Mean = field(default_factory=lambda: Mean(0.9))
     """For one."""
-    _probed_at: int = 0
-    _best: tuple[int, int] = (0, FIRST)
-    """Until so many tokens; thought over now and then, as it takes a tenth of a fast token."""
+    _token_s: tuple[Ratio, Ratio] = field(default_factory=lambda: (Ratio(0.0, 0.0, 0.9), Ratio(0.0, 0.0, 0.9)))
+    """As seen, without and with guesses."""
+    _last_s: float | None = None
+    _num: int = FIRST
+    """That are asked for."""
+    _thinks_at: int = 0
+    _probes_at: int = PROBE_TOKENS // 4
+    _num_probes: int = 0
+    """Passes left of a probe."""
 
     def told(self, num_guesses: int, seconds: float) -> None:
         if num_guesses:
             self._guess_s.add(seconds / num_guesses)
 
-    def judged(self, num_judged: int, num_right: int) -> None:
-        """Of one round, the first ones right."""
-        for index in range(num_judged):
-            self._rate.add(float(index < num_right))
+    def passed(self, event: PassEvent) -> None:
+        for index in range(event.num_guessed):
+            self._rate.add(float(index < event.num_guessed_right))
+        if self._last_s is not None and event.num_committed:
+            self._token_s[self._num > 0].add(event.judged_s - self._last_s, event.num_committed)
+        self._last_s = event.judged_s
+        self._num_probes -= self._num_probes > 0
 
     def wanted(self, num_tokens: int, costs: PipelineCost | None, token_s: Callable[[Plan, Cycle], float]) -> int:
         """`num_tokens`: of the reply so far; `costs` None: not known yet."""
         if costs is None or not self._guess_s.weight:
-            return FIRST
-        if num_tokens < self._best[0]:
-            return self._best[1]
+            return self._num
+        if num_tokens >= self._thinks_at and not self._num_probes:
+            self._thinks_at = num_tokens + EVERY_TOKENS
+            best, gain = self._best(costs, token_s)
+            self._num = best if self._gains else 0
+            if num_tokens >= self._probes_at and not (self._num and gain > BY_FAR):
+                self._probes_at, self._num_probes = num_tokens + PROBE_TOKENS, PROBE_PASSES
+                self._num = 0 if self._num else max(1, best)
+        return self._num
+
+    @property
+    def _gains(self) -> bool:
+        """As far as is seen."""
+        without, with_guesses = self._token_s
+        return not (without.whole and with_guesses.whole) or with_guesses.value < without.value
+
+    def _best(self, costs: PipelineCost, token_s: Callable[[Plan, Cycle], float]) -> tuple[int, float]:
+        """By what is to be expected, and how many times as fast as plain decoding."""
         survival = [self._rate.value**depth for depth in range(MAX_RUN + 1)]
         like = replace(costs, draft=CostLine(0.0, self._guess_s.value))
         plans = options(like, survival, ("plain", "rounds"), range(1, MOST + 1))
-        best, _ = min(((plan, token_s(plan, cycle)) for plan, cycle in plans), key=lambda one: one[1])
-        num = best.block
-        if num == 0 and num_tokens >= self._probed_at + PROBE_TOKENS:
-            self._probed_at, num = num_tokens, 1
-        self._best = num_tokens + EVERY_TOKENS, num
-        return num
+        plain, *others = [(token_s(plan, cycle), plan.block) for plan, cycle in plans]
+        best = min(plain, *others)
+        return best[1], plain[0] / best[0]

@@ -135,7 +135,7 @@ class Throughput:
     def on_verdict(self, event: PassEvent) -> None:
         self._known.judged(event)
         self._costs.passed(event)
-        self._guessing.judged(event.num_guessed, event.num_guessed_right)
+        self._guessing.passed(event)
         if any(event.queue):
             self._crowd = self._crowd or Crowd(self._tuning)
             self._crowd.passed(event)

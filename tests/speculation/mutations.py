@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from dsdnode.speculation import digest
 from dsdnode.speculation.acceptance import JudgeDraw
@@ -16,6 +17,7 @@ from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.stage import judge
 from dsdnode.speculation.stage.cache import BranchCache, Fate
 from dsdnode.speculation.stage.judge import Judge
+from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.speculation.stage.phases import Phase
 
@@ -47,12 +49,22 @@ def _rewrite(original: Any) -> Any:
     return ready
 
 
-def _accept_without_draw(self: Judge, branch: Any, block: Any, draft: Any) -> Any:
+def _accept_without_draw(self: Judge, branch: Any, block: Any, draft: Any, guessed: Any) -> Any:
     start = block.position + block.num_given
     own = [JudgeDraw(branch.draws.get(start + i, token)) for i, token in enumerate(draft)]
     num_accepted = self._acceptance.accept(start, draft, own).count
     branch.decided = start + num_accepted
     return judge.Decision(branch.decided, branch.draws[branch.decided], num_accepted < len(draft))
+
+
+def _another_line(original: Any) -> Any:
+    """Each token is taken for the one behind it."""
+
+    def line(self: KnownLine, branch: Any, block: Any) -> Any:
+        told = original(self, branch, block)
+        return None if told is None else np.roll(told, 1)
+
+    return line
 
 
 def _own_closing_only(original: Any) -> Any:
@@ -219,6 +231,7 @@ MUTATIONS = {
     "bump": Mutation("no new epoch", ((SessionMachine, "tick", _timeouts(lambda count: count + (count == 1))),)),
     "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
     "patience": Mutation("the timer never grows", ((timer, "MAX_DOUBLINGS", constant(0)),)),
+    "told-line": Mutation("a judge takes other tokens for the line's", ((KnownLine, "line", _another_line),)),
     "draft-cache": Mutation("the draft cache is believed right", ((DraftPlanner, "_num_common", _believe_all_cached),)),
 } | STREAM
 
