@@ -193,7 +193,8 @@ def shard_path(config: NodeConfig, model_id: str, start: int, end: int) -> Path:
 def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int, end: int) -> Path:
     """Cut once, kept in the data dir under the model's id."""
     path = shard_path(config, manifest.model_id, start, end)
-    if not path.exists() or read_manifest(path).model_id != manifest.model_id:  # by an older rule
+    guesses = manifest.guesses and end == manifest.num_layers
+    if not path.exists() or not _is_cut(read_manifest(path), manifest, guesses):
         log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +202,11 @@ def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int
         except OSError as error:
             raise DsdError(f"{path}: the layers cannot be written there ({error.strerror or error})") from None
     return path
+
+
+def _is_cut(kept: Manifest, whole: Manifest, guesses: bool) -> bool:
+    """By today's rules."""
+    return kept.model_id == whole.model_id and kept.guesses >= guesses
 
 
 async def measure(engine: Engine) -> CostLine:
