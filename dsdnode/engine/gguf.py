@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsdnode.engine.gguf_arch import PLAIN, SUPPORTED, supported
-from dsdnode.engine.gguf_cut import check_cut, heads_of, layers_of, plan_metadata, plan_tensors, vocab_of
+from dsdnode.engine.gguf_cut import (
+    check_cut,
+    heads_of,
+    layers_of,
+    plan_metadata,
+    plan_tensors,
+    state_bytes_of,
+    vocab_of,
+)
 from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value
 from dsdnode.engine.gguf_parts import open_model, parts_of, read_model, stem_of
 from dsdnode.engine.gguf_text import kept_text, text_hash
@@ -55,6 +63,8 @@ class Manifest:
     text_hash: str = ""
     """SHA-256 of the file that its texts are read with (gguf_text.py); empty: it has no tokenizer, or was cut before
     shards remembered it."""
+    state_bytes: int = 0
+    """Of one sequence, in a layer on the average, where layers have running states."""
     guesses: bool = False
     """Behind its layers, the last ones, it has a block that guesses at the token after the next (mtp.py)."""
 
@@ -104,6 +114,7 @@ def manifest_of(header: Header, weights_hash: str, path: Path) -> Manifest:
         train_context_tokens=header.count(f"{architecture}.context_length"),
         rope_switch_tokens=_rope_switch(header, architecture),
         text_hash=text_hash(header),
+        state_bytes=state_bytes_of(header, SUPPORTED.get(architecture, PLAIN)),
         guesses=end == num_layers and heads_of(header, SUPPORTED.get(architecture, PLAIN)) > 0,
     )
     if end - start != held or not 0 <= start < end <= num_layers <= MAX_LAYERS:

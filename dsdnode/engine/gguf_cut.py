@@ -70,6 +70,27 @@ def heads_of(header: Header, architecture: Architecture) -> int:
     return int(has_one and architecture.guesses)
 
 
+def state_bytes_of(header: Header, architecture: Architecture) -> int:
+    """What one sequence's running states take in a layer, on the average of all layers, in float32: as llama.cpp sizes
+    them (llama-hparams.cpp: n_embd_r, n_embd_s)."""
+    if not architecture.is_recurrent:
+        return 0
+    name = header.text("general.architecture")
+
+    def count(key: str) -> int:
+        return header.count(f"{name}.{key}", 0)
+
+    inner, state, groups = count("ssm.inner_size"), count("ssm.state_size"), max(1, count("ssm.group_count"))
+    heads = header.metadata.get(f"{name}.attention.head_count")
+    num_heads = heads.data if heads is not None and isinstance(heads.data, int) else 1
+    values = inner * state + count("kda.head_dim") ** 2 * num_heads
+    wide = inner + 2 * groups * state + 3 * count("kda.head_dim") * num_heads
+    before = max(0, count("ssm.conv_kernel") - 1) * wide
+    before += max(0, count("shortconv.l_cache") - 1) * count("embedding_length")
+    kinds = architecture.kinds(header)[: layers_of(header)]
+    return 4 * (values + before) * (kinds.count(RUNNING) if kinds else 1) // max(1, len(kinds))
+
+
 def boundaries_of(header: Header, architecture: Architecture) -> tuple[int, ...]:
     """Where a model may be cut, 0 and its number of layers among them."""
     num_layers = layers_of(header)

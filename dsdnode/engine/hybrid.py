@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from dsdnode.engine.gguf_arch import SUPPORTED
 from dsdnode.engine.gguf_header import read_header
 from dsdnode.engine.gguf_parts import parts_of
-from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
+from dsdnode.engine.ipc import MAX_SEQUENCES, MAX_SPARE, EngineOptions
 from dsdnode.engine.llama import LlamaEngine, Rows
 from dsdnode.engine.llama_api import llama_cpp
 from dsdnode.engine.port import Chunk, ShardInfo, check_sequence
 
-MAX_SPARE = 32
-"""Copies of all sequences: each may take its layers' states, some MB a layer, and llama.cpp has room for all from the
-beginning."""
 MAX_KEPT = 6
 """Copies of one sequence: the newest, and older ones the sparser the older."""
 

@@ -28,6 +28,9 @@ PREFIX = struct.Struct("<IIQ")
 MAX_HEADER_BYTES = 8 << 20
 MAX_SEQUENCES = 256
 """Of one engine: LLAMA_MAX_SEQ. More of them did not make a decode slower (8 to 128, demo pair)."""
+MAX_SPARE = 32
+"""Copies of sequences with running states (hybrid.py): each may take its layers' states, some MB a layer, and llama.cpp
+has room for all from the beginning."""
 TEXT_CPU_S = 2.5
 """Of a processor, for one text: 1 MiB, the longest that `run` takes, takes 0.3 to 2 s to tokenize, a usual one 1 ms."""
 GRAMMAR_CPU_S = 2.0

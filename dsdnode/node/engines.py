@@ -100,8 +100,7 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery, wish
 async def start_layers(config: NodeConfig, path: Path) -> Engine:
     """All that is in a file. Raises ModelRefused."""
     manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
-    num_sequences = min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
-    options = options_of(config, manifest, num_sequences, config.strict)
+    options = options_of(config, manifest, num_sequences_of(config), config.strict)
     options = replace(options, guesses=manifest.guesses and not config.strict)
     return _emulated(config, await _start(config, path, options), drafts=False)
 
@@ -181,8 +180,19 @@ def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
     """How many layers fit `max_memory`. Raises ModelRefused: not one."""
     if config.max_memory_bytes is None:
         return manifest.num_layers
-    needs = Needs.of(size_bytes_of(path) // manifest.num_layers, manifest.width, config.context_tokens)
+    needs = needs_of(config, manifest, size_bytes_of(path) // manifest.num_layers)
     return needs.capacity_of(manifest.model_name, config.max_memory_bytes, manifest.num_layers)
+
+
+def num_sequences_of(config: NodeConfig) -> int:
+    """Of a shard's engine."""
+    return min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
+
+
+def needs_of(config: NodeConfig, manifest: Manifest, layer_bytes: int) -> Needs:
+    """Of memory, for layers of this model of so many bytes each."""
+    like = manifest.width, config.context_tokens, manifest.state_bytes
+    return Needs.of(layer_bytes, *like, num_sequences_of(config))
 
 
 def shard_path(config: NodeConfig, model_id: str, start: int, end: int) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.ipc import MAX_SPARE, EngineOptions
 from dsdnode.errors import ModelRefused
 
 PROCESS_BYTES = 160_000_000
@@ -53,16 +53,21 @@ def _container_free(otherwise: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Bytes of memory: `beside` the layers, the process and, for each cell of the cache, the scores of a batch under
-    every head; for each layer its weights, as if spread evenly, and a cache of float16 keys and values."""
+    every head; for each layer its weights, as if spread evenly, a cache of float16 keys and values, and where it has
+    them the running states of all sequences and of copies of these."""
 
     beside: int
     layer: int
 
     @classmethod
-    def of(cls, layer_bytes: int, width: int, context_tokens: int) -> Needs:
-        """Of layers of so many bytes; their keys and values are taken to be as wide as the model, which is the most."""
+    def of(
+        cls, layer_bytes: int, width: int, context_tokens: int, state_bytes: int = 0, num_sequences: int = 0
+    ) -> Needs:
+        """Of layers of so many bytes; their keys and values are taken to be as wide as the model, which is the most.
+        `state_bytes`: of one sequence in a layer."""
         scores = context_tokens * EngineOptions().batch_tokens * 4 * (width // HEAD_WIDTH + 1)
-        return cls(PROCESS_BYTES + scores, layer_bytes + context_tokens * width * 2 * 2)
+        states = state_bytes * (num_sequences + min(num_sequences, MAX_SPARE))
+        return cls(PROCESS_BYTES + scores, layer_bytes + context_tokens * width * 2 * 2 + states)
 
     def of_layers(self, num_layers: int) -> int:
         return self.beside + num_layers * self.layer

@@ -103,7 +103,7 @@ class _Case:
             return await self._told(target, span)
         capacity = self._capacity(target)
         if capacity < (1 if span is None else size(span)):
-            needs = target.needs(config.context_tokens)
+            needs = target.needs(config)
             least = needs.of_layers(1 if span is None else size(span))
             return self._without_layers(
                 f"its layers take {size_text(least)} at least, and {size_text(self._memory)} are free"
@@ -118,7 +118,7 @@ class _Case:
             return Part(self.config.roles, span, "as it was told" if self.config.layers else "the file has them")
         num_layers = capacity = target.manifest.num_layers
         if self.config.max_memory_bytes is not None:
-            needs = target.needs(self.config.context_tokens)
+            needs = target.needs(self.config)
             capacity = needs.capacity_of(target.manifest.model_name, self.config.max_memory_bytes, num_layers)
         layers = choose_layers(self._shards(target), num_layers, capacity, target.fits())
         return Part(self.config.roles, layers, "the swarm needs them most")
@@ -157,19 +157,19 @@ class _Case:
         return 0 if self._fitting_draft is None else self._bytes_of(self._fitting_draft)
 
     def _bytes_of(self, draft: Target) -> int:
-        return draft.needs(self.config.context_tokens).of_layers(draft.manifest.num_layers)
+        return draft.needs(self.config).of_layers(draft.manifest.num_layers)
 
     def _drafts(self, target: Target) -> bool:
         """Is there nobody else who drafts, or room for the draft model beside a layer? Layers are what is scarce."""
         if not self._drafters(target):
             return True
-        needs = target.needs(self.config.context_tokens)
+        needs = target.needs(self.config)
         return self._fitting_draft is not None and needs.of_layers(1) <= self._memory - self._draft_bytes
 
     def _capacity(self, target: Target) -> int:
         """Layers that fit beside it."""
         beside = self._draft_bytes if self._drafts(target) else 0
-        needs = target.needs(self.config.context_tokens)
+        needs = target.needs(self.config)
         return needs.capacity_layers(self._memory - beside, target.manifest.num_layers)
 
     # --- who is there
@@ -203,7 +203,7 @@ class _Case:
         target = self.target if "shard" in part.roles else None
         draft = self._fitting_draft if "drafter" in part.roles else None
         if target is not None and part.layers is not None:
-            memory += target.needs(self.config.context_tokens).of_layers(size(part.layers))
+            memory += target.needs(self.config).of_layers(size(part.layers))
             disk += self._new_bytes(target, part.layers)
             cost = await self._stage_cost(target, part.layers) if timed else UNKNOWN
             records.append(as_record(target.kind(self.config, self.contact), self.contact, part.layers, cost))

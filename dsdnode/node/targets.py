@@ -21,7 +21,7 @@ from dsdnode.engine.gguf_header import Header
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.models import demo_draft, demo_target
-from dsdnode.node.engines import claim_of
+from dsdnode.node.engines import claim_of, needs_of
 from dsdnode.node.machine import Needs
 from dsdnode.placement.layers import Fits
 from dsdnode.placement.parts import ENOUGH_DRAFTERS, still_serves
@@ -88,9 +88,9 @@ class Target:
         """At least one, whatever a stranger's header says."""
         return max(1, self.size_bytes // (self.manifest.end - self.manifest.start))
 
-    def needs(self, context_tokens: int) -> Needs:
+    def needs(self, config: NodeConfig) -> Needs:
         """Of memory; layers that are not in the file are taken to be like those that are."""
-        return Needs.of(self.layer_bytes, self.manifest.width, context_tokens)
+        return needs_of(config, self.manifest, self.layer_bytes)
 
     def fits(self) -> Fits:
         return fits_header(self.header)

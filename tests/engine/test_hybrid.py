@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.hybrid import MAX_KEPT, HybridEngine
+from dsdnode.engine.llama_api import llama_cpp
 from dsdnode.engine.port import Chunk
 from dsdnode.speculation.sampling import Sampling
 from tests.engine.exactness import STRICT
@@ -93,3 +95,18 @@ def test_where_there_is_no_room_for_copies_it_is_slower_and_right(engine: Hybrid
     wanted = feed(engine, 2, 11)
     engine.release(0)
     assert np.allclose(feed(engine, 0, 11), wanted, atol=0.3)  # (flash attention over cells in another order)
+
+
+@pytest.mark.parametrize("name", ["qwen35", "nemotron_h", "jamba", "mamba2", "lfm2", "kimi-linear"])
+def test_what_its_states_take_is_known_before(name: str, tmp_path: Path) -> None:
+    """Else more layers are hosted than there is memory for."""
+    path = make(tmp_path, name, 8, Type.F32)
+    engine = HybridEngine(path, STRICT)
+    try:
+        feed(engine, 0, 1)
+        kept = llama_cpp.llama_state_seq_get_size(engine._context, 0)
+        manifest = read_manifest(path)
+        told = manifest.state_bytes * manifest.num_layers
+        assert 0.9 * told <= kept <= 1.1 * told + 8192  # one position's keys and values are in it, and names
+    finally:
+        engine.close()

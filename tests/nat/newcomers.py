@@ -125,11 +125,11 @@ async def _size(folder: Path, model: Path, draft: Path | None) -> tuple[int, int
     """Memory for a quarter of the layers, half a layer more, and the draft model where newcomers have it; layers."""
     config = NodeConfig(data_dir=folder / "look")
     target = await Target.read(config, model)
-    needs, num_layers = target.needs(config.context_tokens), target.manifest.num_layers
+    needs, num_layers = target.needs(config), target.manifest.num_layers
     beside = 0
     if draft is None:
         one = await Target.read(config, demo_draft())
-        beside = one.needs(config.context_tokens).of_layers(one.manifest.num_layers)
+        beside = one.needs(config).of_layers(one.manifest.num_layers)
     return needs.of_layers(num_layers // SHARE) + needs.layer // 2 + beside, num_layers
 
 
