@@ -61,6 +61,8 @@ class Ledger:
     def read(self) -> None:
         """A file that is not one of ours is passed over in words, and replaced."""
         try:
+            if self._path.exists() and not self._path.is_file():
+                raise ValueError("it is no file")  # a pipe would be waited for
             kept = msgspec.json.decode(self._path.read_bytes()[: MAX_BYTES + 1], type=_Kept)
             days = {date.fromisoformat(day).isoformat(): given for day, given in kept.days.items()}
         except FileNotFoundError:

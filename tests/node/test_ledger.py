@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def test_sam_s_record_goes_on_after_a_restart_and_years_stay_in_the_sum(tmp_path
     assert len(json.loads(path.read_bytes())["days"]) == MAX_DAYS
     assert ledger(path).told(TODAY + timedelta(days=29)).month == ONE
     assert ledger(path).told(TODAY + timedelta(days=30)).month == Given()
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "given.json")
+    one = ledger(tmp_path / "given.json")
+    one.add(TODAY, ONE)
+    one.write()
+    assert one.told(TODAY).all == ONE
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,9 @@ def _keep(path: Path, data: bytes) -> None:
         for old in kept[:-MAX_KEPT]:
             old.unlink(missing_ok=True)
     except (OSError, BadInput) as error:
-        raise DsdError(f"{path}: a model's text file cannot be kept there ({error})") from None
+        log.warning("a model's text file cannot be kept", path=str(path), reason=str(error))
+        reason = getattr(error, "strerror", None) or "it cannot be written"
+        raise DsdError(f"the drafter cannot keep the model's tokenizer on its disk: {reason}") from None
 
 
 def _now() -> float:
