@@ -91,7 +91,7 @@ def row(figures: Figures, number: int = 0, table: int = 0) -> tuple[Cell, ...]:
 def test_schedules() -> None:
     figures = sound.schedules([printed("tests.speculation.schedules", "--seeds", "2")])
     assert [one[:4] for one in figures.tables[0].rows] == [
-        (kind, 2, 0, "none") for kind in ("stream", "rounds", "conversation", "calm", "copies", "storm")
+        (kind, 2, 0, "none") for kind in ("stream", "rounds", "conversation", "calm", "copies", "storm", "guesses")
     ]
 
 

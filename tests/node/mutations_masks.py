@@ -11,7 +11,7 @@ PURE: Final = "dsdnode.speculation.masks:"
 MACHINE: Final = "dsdnode.speculation.stage.machine:StageMachine."
 
 MASKS: Final = {
-    "masks-drawn": Mutation("dsdnode.engine.port:Draws.take", "len(self._chosen) < len(self.chunk.masks)", "False"),
+    "masks-drawn": Mutation("dsdnode.engine.draws:Draws.take", "len(self._chosen) < len(self.chunk.masks)", "False"),
     "masks-place": Mutation(
         CONSTRAINED + "_send", "self._name(place) for place in places", "self._name(places[-1]) for place in places"
     ),

@@ -14,6 +14,7 @@ from dsdnode.config import DEFAULT_PATIENCE_S, parse_layers
 from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.drafter.conversations import Conversation
 from dsdnode.node.offers import REPEAT_S
+from dsdnode.node.shard import host
 from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S, StageHost
 from dsdnode.node.shard.room import IDLE_S
 from dsdnode.wire.messages import Block, Close, Opened, Park, Refused
@@ -107,7 +108,7 @@ def test_stages_that_are_no_model_are_refused(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
-@pytest.mark.parametrize("fault", ["_chunk", "_done"])
+@pytest.mark.parametrize("fault", ["chunk_of", "_done"])
 def test_a_run_that_nobody_answers_for_keeps_no_place(
     tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +119,7 @@ def test_a_run_that_nobody_answers_for_keeps_no_place(
 
     async def tell(swarm: FakeSwarm) -> None:
         sam, mallory = await stage(swarm)
-        monkeypatch.setattr(StageHost, fault, bug)
+        monkeypatch.setattr(host if fault == "chunk_of" else StageHost, fault, bug)
         for number in range(5):
             session = name(mallory, number)
             for route in range(2):
