@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, CostFit, Mean, Ratio
 from dsdnode.pacing.formulas import MAX_RUN, HedgeValue, plain_speed
+from dsdnode.pacing.guessing import GuessesSeen
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 from dsdnode.wire.replies import Statistics
@@ -214,6 +215,7 @@ class Experience:
         self.costs = PipelineEstimate(tuning=tuning)
         """Of the pipeline used last."""
         self.coverage = Coverage(tuning)
+        self.guesses = GuessesSeen()
         self.errors = {mode: Ratio(2.0, 2.0, tuning.error_keep) for mode in ("plain", "rounds", "stream", "hedged")}
         """Realised over predicted time in each mode, for what was accepted: how far the formulas are off here."""
         self.num_tokens = 0

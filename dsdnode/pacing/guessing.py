@@ -33,14 +33,27 @@ FIRST_RATE, FIRST_WEIGHT = 0.7, 4.0
 
 
 @dataclass(slots=True)
+class GuessesSeen:
+    """Of a target's guesses, from reply to reply."""
+
+    rate: Mean = field(default_factory=lambda: Mean(KEEP, FIRST_RATE, weight=FIRST_WEIGHT))
+    guess_s: Mean = field(default_factory=lambda: Mean(0.9))
+    """For one."""
+    token_s: tuple[Ratio, Ratio] = field(default_factory=lambda: (Ratio(0.0, 0.0, 0.9), Ratio(0.0, 0.0, 0.9)))
+    """As replies were seen to come, without and with guesses."""
+
+    @property
+    def gain(self) -> bool:
+        """Do they, as far as is seen?"""
+        without, with_guesses = self.token_s
+        return not (without.whole and with_guesses.whole) or with_guesses.value < without.value
+
+
+@dataclass(slots=True)
 class Guessing:
     """Of one reply."""
 
-    _rate: Mean = field(default_factory=lambda: Mean(KEEP, FIRST_RATE, weight=FIRST_WEIGHT))
-    _guess_s: Mean = field(default_factory=lambda: Mean(0.9))
-    """For one."""
-    _token_s: tuple[Ratio, Ratio] = field(default_factory=lambda: (Ratio(0.0, 0.0, 0.9), Ratio(0.0, 0.0, 0.9)))
-    """As seen, without and with guesses."""
+    seen: GuessesSeen = field(default_factory=GuessesSeen)
     _last_s: float | None = None
     _num: int = FIRST
     """That are asked for."""
@@ -51,39 +64,33 @@ class Guessing:
 
     def told(self, num_guesses: int, seconds: float) -> None:
         if num_guesses:
-            self._guess_s.add(seconds / num_guesses)
+            self.seen.guess_s.add(seconds / num_guesses)
 
     def passed(self, event: PassEvent) -> None:
         for index in range(event.num_guessed):
-            self._rate.add(float(index < event.num_guessed_right))
+            self.seen.rate.add(float(index < event.num_guessed_right))
         if self._last_s is not None and event.num_committed:
-            self._token_s[self._num > 0].add(event.judged_s - self._last_s, event.num_committed)
+            self.seen.token_s[self._num > 0].add(event.judged_s - self._last_s, event.num_committed)
         self._last_s = event.judged_s
         self._num_probes -= self._num_probes > 0
 
     def wanted(self, num_tokens: int, costs: PipelineCost | None, token_s: Callable[[Plan, Cycle], float]) -> int:
         """`num_tokens`: of the reply so far; `costs` None: not known yet."""
-        if costs is None or not self._guess_s.weight:
+        if costs is None or not self.seen.guess_s.weight:
             return self._num
         if num_tokens >= self._thinks_at and not self._num_probes:
             self._thinks_at = num_tokens + EVERY_TOKENS
             best, gain = self._best(costs, token_s)
-            self._num = best if self._gains else 0
+            self._num = best if self.seen.gain else 0
             if num_tokens >= self._probes_at and not (self._num and gain > BY_FAR):
                 self._probes_at, self._num_probes = num_tokens + PROBE_TOKENS, PROBE_PASSES
                 self._num = 0 if self._num else max(1, best)
         return self._num
 
-    @property
-    def _gains(self) -> bool:
-        """As far as is seen."""
-        without, with_guesses = self._token_s
-        return not (without.whole and with_guesses.whole) or with_guesses.value < without.value
-
     def _best(self, costs: PipelineCost, token_s: Callable[[Plan, Cycle], float]) -> tuple[int, float]:
         """By what is to be expected, and how many times as fast as plain decoding."""
-        survival = [self._rate.value**depth for depth in range(MAX_RUN + 1)]
-        like = replace(costs, draft=CostLine(0.0, self._guess_s.value))
+        survival = [self.seen.rate.value**depth for depth in range(MAX_RUN + 1)]
+        like = replace(costs, draft=CostLine(0.0, self.seen.guess_s.value))
         plans = options(like, survival, ("plain", "rounds"), range(1, MOST + 1))
         plain, *others = [(token_s(plan, cycle), plan.block) for plan, cycle in plans]
         best = min(plain, *others)

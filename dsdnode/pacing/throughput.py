@@ -79,7 +79,7 @@ class Throughput:
         self._costs = self._known.costs
         """Of this reply's pipeline: another reply may have another."""
         self._watch = Stopwatch(self._known)
-        self._guessing = Guessing()
+        self._guessing = Guessing(self._known.guesses)
         self._crowd: Crowd | None = None
         """Of the others that were met at the stages."""
         self._num_tokens = 0
