@@ -18,6 +18,9 @@ MAX_RUN = 1024
 """Characters. std::regex died of 26,000 with a stack of 8 MiB, whatever the expression and the script."""
 _LONG_RUN = re.compile(rf"[^ \t-\r]{{{MAX_RUN + 1},}}|[\s\x1c-\x1f\u180e\u200b\ufeff]{{{MAX_RUN + 1},}}")
 """Without what every expression takes for white space, or of nothing but what one might."""
+MAX_DIGITS = 255
+"""Of a long run of digits alone: from each of them superbpe's expression looks to the run's end, and 30,000 took it
+2.2 s in parts of 1,024."""
 MAX_PART = 1024
 """Characters, and a line. In shorter parts a text takes as long, in longer ones longer."""
 _BEFORE_LINE_FEEDS = re.compile(r"(?<=[^\n])(?=\n)")
@@ -82,11 +85,12 @@ class RunCutter:
     def _cut_runs(self, text: str) -> list[str]:
         parts, start = [], 0
         for run in _LONG_RUN.finditer(text):
-            at = run.start() + MAX_RUN
+            longest = MAX_DIGITS if run[0].isdecimal() else MAX_RUN
+            at = run.start() + longest
             while at < run.end():
                 at = self._before_whole(text, max(start, run.start()), at)
                 parts.append(text[start:at])
-                start, at = at, at + MAX_RUN
+                start, at = at, at + longest
         return [part for part in (*parts, text[start:]) if part]
 
     def _before_whole(self, text: str, start: int, at: int) -> int:
